@@ -1,0 +1,66 @@
+package api
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"strings"
+
+	"github.com/edgeproxy/edgeproxy/mesh"
+)
+
+// Columns translates the fields that are set into columns of the tables
+// backends and backend_options. The error is a *mesh.FieldError.
+func (p Patch) Columns() (backend, options map[string]any, err error) {
+	backend, options = map[string]any{}, map[string]any{}
+	put(backend, "app", p.App)
+	put(backend, "region", p.Region)
+	put(backend, "wg_ip", p.IP)
+	put(backend, "port", p.Port)
+	put(backend, "weight", p.Weight)
+	put(backend, "soft_limit", p.SoftLimit)
+	put(backend, "hard_limit", p.HardLimit)
+	putBool(backend, "healthy", p.Healthy)
+	putBool(backend, "deleted", p.Deleted)
+	putBool(options, "draining", p.Draining)
+	put(options, "country", p.Country)
+	if p.Addr != nil {
+		a, err := netip.ParseAddrPort(strings.TrimSpace(*p.Addr))
+		if err != nil {
+			return nil, nil, &mesh.FieldError{Field: "addr", Message: fmt.Sprintf("%.80q is not ip:port, such as 10.50.1.1:8080 or [fd00::1]:8080", *p.Addr)}
+		}
+		if p.IP != nil || p.Port != nil {
+			return nil, nil, &mesh.FieldError{Field: "addr", Message: "give addr, or ip and port, not both"}
+		}
+		backend["wg_ip"], backend["port"] = a.Addr().String(), int64(a.Port())
+	}
+	return backend, options, nil
+}
+
+// NewBackend adds to the columns of a new row what is not set: the documented
+// defaults, written out so that the row says what holds. Options that an older
+// row of the same id left behind, such as draining, do not hold for the new one.
+func NewBackend(set, options map[string]any) (all, allOptions map[string]any) {
+	all = map[string]any{"app": "", "healthy": int64(1), "weight": int64(1), "soft_limit": int64(100), "hard_limit": int64(0), "deleted": int64(0)}
+	maps.Copy(all, set)
+	allOptions = map[string]any{"draining": int64(0), "country": nil}
+	maps.Copy(allOptions, options)
+	return all, allOptions
+}
+
+func put[T any](columns map[string]any, name string, v *T) {
+	if v != nil {
+		columns[name] = *v
+	}
+}
+
+// putBool writes a truth as SQLite has it, 0 or 1.
+func putBool(columns map[string]any, name string, v *bool) {
+	if v == nil {
+		return
+	}
+	columns[name] = int64(0)
+	if *v {
+		columns[name] = int64(1)
+	}
+}

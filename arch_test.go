@@ -1,0 +1,168 @@
+// Package edgeproxy_test keeps the layers of the house: which package may
+// import which, what the pure ones may not touch, and that each says what it is.
+package edgeproxy_test
+
+import (
+	"encoding/json"
+	"errors"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/edgeproxy/edgeproxy"
+
+// room is one package: what it may import of ours and of third parties.
+// Standard library only, where libraries is empty.
+type room struct {
+	ours      []string
+	libraries []string
+	pure      bool // computes only: no clock, socket, file, log or random source of its own
+}
+
+// rooms is the house, from the ground up; see the map in the README.
+var rooms = map[string]room{
+	"geo":                  {pure: true},
+	"mesh":                 {ours: []string{"geo"}, pure: true},
+	"proxy/route":          {ours: []string{"geo", "mesh"}, pure: true},
+	"geo/mmdb":             {ours: []string{"geo"}, libraries: []string{"github.com/oschwald/maxminddb-golang/v2"}},
+	"crdt":                 {pure: true},
+	"crdt/sqlite":          {ours: []string{"crdt"}, libraries: []string{"github.com/mattn/go-sqlite3", "modernc.org/sqlite"}},
+	"gossip":               {ours: []string{"crdt", "gossip/identity"}, libraries: []string{"github.com/rs/zerolog", "golang.org/x/sync"}},
+	"gossip/identity":      {},
+	"gossip/membership":    {libraries: []string{"github.com/hashicorp/serf", "github.com/hashicorp/memberlist", "github.com/rs/zerolog", "golang.org/x/sync"}},
+	"gossip/memnet":        {libraries: []string{"github.com/hashicorp/memberlist"}},
+	"gossip/simulation":    {}, // tests only: those may import what they like
+	"config":               {libraries: []string{"github.com/spf13/pflag", "github.com/knadh/koanf", "go.yaml.in/yaml/v3"}},
+	"proxy":                {ours: []string{"geo", "proxy/route"}, libraries: []string{"github.com/rs/zerolog", "github.com/pires/go-proxyproto", "golang.org/x/sys"}},
+	"api":                  {ours: []string{"mesh", "proxy/route"}, libraries: []string{"github.com/rs/zerolog"}},
+	"internal/mockbackend": {libraries: []string{"golang.org/x/sync"}},
+	"node": {
+		ours:      []string{"api", "config", "crdt", "crdt/sqlite", "geo", "geo/mmdb", "gossip", "gossip/identity", "gossip/membership", "mesh", "proxy", "proxy/route"},
+		libraries: []string{"github.com/rs/zerolog", "golang.org/x/sync", "github.com/prometheus/client_golang"},
+	},
+	"node/lab": {
+		ours:      []string{"api", "config", "geo", "geo/mmdb", "internal/mockbackend", "node"},
+		libraries: []string{"github.com/rs/zerolog", "github.com/pires/go-proxyproto"},
+	},
+	"cmd/edgeproxy":    {ours: []string{"api", "config", "crdt/sqlite", "mesh", "node", "node/lab", "proxy/route"}, libraries: []string{"*"}},
+	"cmd/mock-backend": {ours: []string{"internal/mockbackend"}},
+	"bench":            {ours: []string{"crdt/sqlite", "internal/mockbackend"}, libraries: []string{"golang.org/x/sync", "golang.org/x/sys"}},
+	"cluster-tests":    {libraries: []string{"*"}},
+}
+
+// impure is what a pure package must take as an argument instead.
+var impure = []string{"net", "net/http", "os", "os/exec", "log", "log/slog", "database/sql", "math/rand", "math/rand/v2", "crypto/rand", "syscall"}
+
+type listed struct {
+	ImportPath string
+	Dir        string
+	Imports    []string
+	GoFiles    []string
+}
+
+func packages(t *testing.T) []listed {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-json", "./...").Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	var all []listed
+	for d := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p listed
+		if err := d.Decode(&p); errors.Is(err, io.EOF) {
+			return all
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		if len(p.GoFiles) > 0 {
+			all = append(all, p)
+		}
+	}
+}
+
+func TestImportsPointDown(t *testing.T) {
+	for _, p := range packages(t) {
+		name := strings.TrimPrefix(p.ImportPath, module+"/")
+		r, ok := rooms[name]
+		if !ok {
+			t.Errorf("%s has no room: say in arch_test.go what it may import, and in the README what it is for", name)
+			continue
+		}
+		for _, imp := range p.Imports {
+			if why := r.refuses(imp); why != "" {
+				t.Errorf("%s imports %s: %s", name, imp, why)
+			}
+		}
+	}
+}
+
+func (r room) refuses(imp string) string {
+	if ours, ok := strings.CutPrefix(imp, module+"/"); ok {
+		if !slices.Contains(r.ours, ours) {
+			return "arrows point down only; join the two in package node"
+		}
+		return ""
+	}
+	if first, _, _ := strings.Cut(imp, "/"); !strings.Contains(first, ".") {
+		if r.pure && slices.Contains(impure, imp) {
+			return "the package is pure; take what it gives as an argument"
+		}
+		return ""
+	}
+	for _, lib := range r.libraries {
+		if lib == "*" || imp == lib || strings.HasPrefix(imp, lib+"/") {
+			return ""
+		}
+	}
+	return "this library has no business here; if it does, give it a reason in arch_test.go"
+}
+
+func TestPurePackagesReadNoClock(t *testing.T) {
+	for _, p := range packages(t) {
+		if !rooms[strings.TrimPrefix(p.ImportPath, module+"/")].pure {
+			continue
+		}
+		for _, name := range p.GoFiles {
+			fset := token.NewFileSet()
+			f, err := parser.ParseFile(fset, filepath.Join(p.Dir, name), nil, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ast.Inspect(f, func(n ast.Node) bool {
+				sel, ok := n.(*ast.SelectorExpr)
+				if !ok {
+					return true
+				}
+				if x, ok := sel.X.(*ast.Ident); ok && x.Name == "time" && slices.Contains([]string{"Now", "Since", "Until", "Sleep", "After", "NewTimer", "NewTicker", "AfterFunc", "Tick"}, sel.Sel.Name) {
+					t.Errorf("%s: time.%s in a pure package: take the time as an argument", fset.Position(n.Pos()), sel.Sel.Name)
+				}
+				return true
+			})
+		}
+	}
+}
+
+func TestEveryPackageSaysWhatItIsOnce(t *testing.T) {
+	for _, p := range packages(t) {
+		var with []string
+		for _, name := range p.GoFiles {
+			f, err := parser.ParseFile(token.NewFileSet(), filepath.Join(p.Dir, name), nil, parser.PackageClauseOnly|parser.ParseComments)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if f.Doc != nil {
+				with = append(with, name)
+			}
+		}
+		if len(with) != 1 {
+			t.Errorf("%s: package comment in %v, want it in exactly one file", p.ImportPath, with)
+		}
+	}
+}

@@ -1,0 +1,142 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+
+	"github.com/edgeproxy/edgeproxy/config"
+	"github.com/edgeproxy/edgeproxy/node"
+	"github.com/rs/zerolog"
+	"github.com/spf13/cobra"
+)
+
+func newServe(c *cli) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "serve",
+		GroupID: groupPOP,
+		Short:   "Run a POP (the default)",
+		Long: `Runs a point of presence: accepts TCP connections, sends each to the best
+backend of the routing database, and answers the admin API.
+
+A flag beats its environment variable (in brackets), which beats the YAML file,
+which beats the default. Durations ending in -secs are seconds, in -ms
+milliseconds; fractions are allowed. A default port that is taken moves to a
+free one, one that was asked for does not. The addresses in use stand in
+routing.db.pop beside the database, where the other commands find them.
+
+SIGTERM or SIGINT drains: no new connections, open ones may finish for
+--drain-secs. A second one ends at once. SIGHUP reads the settings again and
+opens the country file anew; the log names settings that need a restart.`,
+		Example: `  edgeproxy serve --region us --listen 127.0.0.1:8080
+  EDGEPROXY_REGION=us EDGEPROXY_DB_PATH=us.db edgeproxy
+  edgeproxy serve --config /etc/edgeproxy/edgeproxy.yaml --log-format json`,
+		Args:              takes(),
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE:              func(cmd *cobra.Command, _ []string) error { return serve(c, cmd) },
+	}
+	config.AddFlags(cmd.Flags())
+	return cmd
+}
+
+func serve(c *cli, cmd *cobra.Command) error {
+	load := func() (*config.Config, []string, error) {
+		return config.Load(cmd.Flags(), c.environ, config.ReadFile)
+	}
+	cfg, warnings, err := load()
+	if err != nil {
+		return err
+	}
+	log := c.newLogger(c.stderr, cfg.LogFormat)
+	setLevel(cfg.LogLevel)
+	warn(log, warnings)
+
+	// Where the reader of the log has gone, a line is lost and not the POP.
+	signal.Ignore(syscall.SIGPIPE)
+	for {
+		told, err := serveOnce(cmd.Context(), cfg, load, log)
+		if renamed := errors.Is(err, node.ErrRenamed); !renamed {
+			return err
+		} else if told {
+			return nil
+		}
+	}
+}
+
+// serveOnce runs a POP until a signal ends it, or something else: told says which.
+func serveOnce(ctx context.Context, cfg *config.Config, load func() (*config.Config, []string, error), log zerolog.Logger) (told bool, err error) {
+	ctx, drain := context.WithCancel(ctx)
+	defer drain()
+	n := node.New(cfg, node.Options{Version: version()}, log)
+	s := signals{node: n, drain: drain, load: load, log: log, ended: make(chan struct{})}
+	// Before anything is opened: a signal during the start must not kill it.
+	// Room for a few, so that the second TERM is not lost during a reload.
+	s.arrived = make(chan os.Signal, 8)
+	signal.Notify(s.arrived, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	defer signal.Stop(s.arrived)
+	var handler sync.WaitGroup
+	handler.Go(func() { told = s.handle() })
+	err = n.Run(ctx)
+	close(s.ended)
+	handler.Wait()
+	return told, err
+}
+
+// signals does to a running node what the operator's signals ask for.
+type signals struct {
+	node    *node.Node
+	drain   context.CancelFunc
+	arrived chan os.Signal
+	load    func() (*config.Config, []string, error)
+	log     zerolog.Logger
+	ended   chan struct{}
+}
+
+// handle returns when ended is closed, and says whether a signal asked for the end.
+//
+//	running --TERM, INT--> draining --TERM, INT--> aborted
+//	   any  --HUP--------> the same, with the settings read again
+func (s signals) handle() (draining bool) {
+	for {
+		select {
+		case <-s.ended:
+			return draining
+		case sig := <-s.arrived:
+			s.log.Info().Stringer("signal", sig).Msg("signal received")
+			switch {
+			case sig == syscall.SIGHUP:
+				s.reload()
+			case draining:
+				s.node.Abort()
+			default:
+				draining = true
+				s.drain()
+			}
+		}
+	}
+}
+
+func (s signals) reload() {
+	select {
+	case <-s.node.Ready():
+	default:
+		return // it has only just read the settings, and has nothing yet to apply them to
+	}
+	cfg, warnings, err := s.load()
+	warn(s.log, warnings)
+	if err != nil {
+		s.log.Error().Err(err).Msg("configuration not reloaded")
+		return
+	}
+	setLevel(cfg.LogLevel)
+	s.node.Reload(context.Background(), cfg)
+}
+
+func warn(log zerolog.Logger, warnings []string) {
+	for _, w := range warnings {
+		log.Warn().Str("err", w).Msg("configuration")
+	}
+}

@@ -1,0 +1,291 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"time"
+
+	"github.com/edgeproxy/edgeproxy/api"
+	"github.com/edgeproxy/edgeproxy/config"
+	"github.com/edgeproxy/edgeproxy/crdt/sqlite"
+	"github.com/edgeproxy/edgeproxy/geo"
+	"github.com/edgeproxy/edgeproxy/geo/mmdb"
+	"github.com/edgeproxy/edgeproxy/mesh"
+	"github.com/edgeproxy/edgeproxy/proxy/route"
+	"github.com/rs/zerolog"
+)
+
+// admin does what the API and the command line ask for, over a database and a
+// router, whether a daemon runs around them or not.
+type admin struct {
+	picture *picture
+	router  *route.Router
+	geo     *mmdb.Resolver
+}
+
+// Backends implements api.POP.
+func (a *admin) Backends(context.Context) (api.BackendList, error) {
+	snap := a.router.Snapshot()
+	l := api.BackendList{Backends: make([]api.Backend, len(snap.Backends)), Total: len(snap.Backends), Problems: snap.Problems}
+	for i := range snap.Backends {
+		l.Backends[i] = a.view(&snap.Backends[i])
+	}
+	return l, nil
+}
+
+// Backend implements api.POP.
+func (a *admin) Backend(_ context.Context, id string) (api.Backend, error) {
+	b, ok := a.router.Snapshot().Backend(id)
+	if !ok {
+		return api.Backend{}, fmt.Errorf("%w: %s", api.ErrNotFound, id)
+	}
+	return a.view(b), nil
+}
+
+// states are the words for why a backend takes no new connections.
+var states = map[route.Exclusion]string{
+	route.Included: "up", route.Unhealthy: "down", route.Full: "full", route.Draining: "draining", route.Deleted: "deleted",
+}
+
+func (a *admin) view(b *mesh.Backend) api.Backend {
+	n := a.router.Slots.Connections(b.ID)
+	return api.Backend{
+		ID: b.ID, App: b.App, Region: string(b.Region), Addr: b.Addr.String(), Healthy: b.Healthy,
+		Weight: b.Weight, SoftLimit: b.SoftLimit, HardLimit: b.HardLimit,
+		Connections: n, State: states[route.Excluded(b, n)], Country: b.Country,
+	}
+}
+
+// CreateBackend implements api.POP. A row that is marked deleted makes way.
+func (a *admin) CreateBackend(ctx context.Context, set api.Patch) (api.Backend, error) {
+	if set.ID == nil {
+		return api.Backend{}, &mesh.FieldError{Field: "id", Message: "is missing; name the backend"}
+	}
+	return a.put(ctx, *set.ID, set, true, func(old *mesh.Backend) error {
+		if old != nil && !old.Deleted {
+			return fmt.Errorf("%w: %s: change it, or remove it first", api.ErrExists, *set.ID)
+		}
+		return nil
+	})
+}
+
+// UpdateBackend implements api.POP.
+func (a *admin) UpdateBackend(ctx context.Context, id string, set api.Patch) (api.Backend, error) {
+	return a.put(ctx, id, set, false, func(old *mesh.Backend) error {
+		if old == nil {
+			return fmt.Errorf("%w: %s", api.ErrNotFound, id)
+		}
+		return nil
+	})
+}
+
+// put writes the fields that are set, if allowed says so of the row that is
+// there (nil: none) and the row makes sense afterwards.
+func (a *admin) put(ctx context.Context, id string, set api.Patch, create bool, allowed func(old *mesh.Backend) error) (api.Backend, error) {
+	columns, options, err := set.Columns()
+	if err != nil {
+		return api.Backend{}, err
+	}
+	err = a.write(ctx, func(tx *sqlite.Tx) error {
+		row, found, err := tx.Get(sqlite.Backends, id)
+		if err != nil {
+			return err
+		}
+		var old *mesh.Backend
+		if found {
+			b, _ := mesh.ParseBackend(row) // a broken row may be mended field by field
+			old = &b
+		}
+		if err := allowed(old); err != nil {
+			return err
+		}
+		if create {
+			columns, options = api.NewBackend(columns, options)
+			row = make([]any, len(sqlite.Backends.Columns))
+		}
+		if err := check(id, row, columns, options); err != nil {
+			return err
+		}
+		if err := tx.Put(sqlite.Backends, id, columns); err != nil {
+			return err
+		}
+		if len(options) > 0 {
+			return tx.Put(sqlite.BackendOptions, id, options)
+		}
+		return nil
+	})
+	if err != nil {
+		return api.Backend{}, err
+	}
+	return a.Backend(ctx, id)
+}
+
+// check validates the row as it would be.
+func check(id string, row []any, columns, options map[string]any) error {
+	next := append([]any{}, row...)
+	next[0] = id
+	for i, c := range sqlite.Backends.Columns {
+		if v, ok := columns[c]; ok {
+			next[i] = v
+		}
+	}
+	b, err := mesh.ParseBackend(next)
+	if err != nil {
+		return err
+	}
+	if id == "." || id == ".." {
+		return &mesh.FieldError{Field: "id", Message: "cannot be a path's . or ..: the API could not name it"}
+	}
+	return b.ApplyOptions([]any{id, options["country"], options["draining"]})
+}
+
+// DeleteBackend implements api.POP.
+func (a *admin) DeleteBackend(ctx context.Context, id string) error {
+	return a.write(ctx, func(tx *sqlite.Tx) error {
+		found, err := tx.Delete(sqlite.Backends, id)
+		if err == nil && !found {
+			return fmt.Errorf("%w: %s", api.ErrNotFound, id)
+		}
+		if err == nil {
+			_, err = tx.Delete(sqlite.BackendOptions, id)
+		}
+		return err
+	})
+}
+
+// write runs fn in a transaction and has what it wrote in the routing picture
+// when it returns: whoever is told "done" finds it done.
+func (a *admin) write(ctx context.Context, fn func(tx *sqlite.Tx) error) error {
+	err := a.picture.store.Write(ctx, fn)
+	if errors.Is(err, api.ErrNotFound) || errors.Is(err, api.ErrExists) || errors.As(err, new(*mesh.FieldError)) {
+		return err
+	}
+	if err == nil {
+		// What is committed is published, also where whoever asked has gone.
+		err = a.picture.refresh(context.WithoutCancel(ctx))
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", api.ErrUnavailable, err)
+	}
+	return nil
+}
+
+// Explain implements api.POP.
+func (a *admin) Explain(_ context.Context, client netip.Addr, app string) (route.Explanation, error) {
+	client = client.Unmap()
+	q := route.Query{App: app, Client: client, Place: a.geo.Lookup(client)}
+	return a.router.Explain(q, time.Now(), rand.Uint64()), nil
+}
+
+// status is what is known without a daemon.
+func (a *admin) status() api.Status {
+	snap, info := a.router.Snapshot(), a.geo.Info()
+	st := api.Status{
+		Node: snap.Self.Node, Region: string(snap.Self.Region),
+		Reasons: []string{}, Problems: append([]mesh.Problem{}, snap.Problems...),
+		Backends:   api.BackendCounts{Total: len(snap.Backends)},
+		Geo:        api.GeoStatus{Source: info.Source, Built: info.Built},
+		DB:         a.picture.store.Path(),
+		MeshStatus: api.MeshStatus{Members: []api.Member{}, Peers: []api.PeerStatus{}},
+	}
+	for i := range snap.Backends {
+		if b := &snap.Backends[i]; route.Excluded(b, a.router.Slots.Connections(b.ID)) == route.Included {
+			st.Backends.Up++
+		}
+	}
+	return st
+}
+
+// Status implements api.POP.
+func (n *Node) Status(ctx context.Context) (api.Status, error) {
+	st := n.status()
+	st.Version, st.Listen, st.API, st.Started = n.opts.Version, n.addrs.Listen, n.addrs.API, n.started.UTC()
+	st.Reasons = append(st.Reasons, n.notReady()...)
+	st.Ready = len(st.Reasons) == 0
+	st.Connections = n.server.Active()
+	st.Bindings = n.router.Bindings()
+	if n.mesh == nil {
+		return st, nil
+	}
+	var err error
+	if st.MeshStatus, err = n.mesh.status(ctx); err != nil {
+		st.Reasons = append(st.Reasons, "records: "+err.Error())
+	}
+	return st, nil
+}
+
+// File is a routing database without a daemon, for the command line.
+type File struct {
+	admin
+	store *sqlite.Store
+}
+
+// Status implements api.POP.
+func (f *File) Status(context.Context) (api.Status, error) {
+	st := f.status()
+	st.Reasons = append(st.Reasons, "no daemon: this is what the file holds")
+	return st, nil
+}
+
+// OpenFile opens the database and country file that cfg names.
+func OpenFile(ctx context.Context, cfg *config.Config) (*File, error) {
+	table, err := countryTable(cfg)
+	if err != nil {
+		return nil, err
+	}
+	f := &File{}
+	if f.geo, err = mmdb.New(mmdb.Config{Path: cfg.GeoIPPath}, table); err != nil {
+		return nil, err
+	}
+	if f.store, err = sqlite.Open(ctx, cfg.DBPath); err != nil {
+		return nil, err
+	}
+	f.router = route.NewRouter(route.NewAffinity(0, 0))
+	f.picture = &picture{poked: make(chan struct{}, 1), store: f.store, self: self(cfg, cfg.NodeID), positions: positions(cfg), publish: f.router.Update, log: zerolog.Nop()}
+	if err := f.picture.refresh(ctx); err != nil {
+		f.store.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// Close closes the database.
+func (f *File) Close() error { return f.store.Close() }
+
+// Finding is one thing that Check found wrong.
+type Finding struct {
+	Where   string // file, or table and row
+	Problem string
+}
+
+// Check opens what cfg names and reports everything that is wrong with it.
+// It writes nothing; a database that does not exist is a finding.
+func Check(ctx context.Context, cfg *config.Config) []Finding {
+	var found []Finding
+	add := func(where string, err error) {
+		if err != nil {
+			found = append(found, Finding{where, err.Error()})
+		}
+	}
+	table, err := countryTable(cfg)
+	add("configuration", err)
+	if err != nil {
+		table, _ = geo.NewTable(nil)
+	}
+	_, err = mmdb.New(mmdb.Config{Path: cfg.GeoIPPath}, table)
+	add("country database", err)
+
+	img, err := sqlite.Inspect(ctx, cfg.DBPath)
+	if err != nil {
+		add("routing database", err)
+		return found
+	}
+	snap := mesh.NewSnapshot(self(cfg, ""), mesh.Rows{Backends: img.Backends, Options: img.BackendOptions}, positions(cfg))
+	for _, p := range snap.Problems {
+		found = append(found, Finding{fmt.Sprintf("%s %q", p.Table, p.ID), p.Field + ": " + p.Message})
+	}
+	return found
+}

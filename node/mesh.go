@@ -1,0 +1,267 @@
+package node
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/edgeproxy/edgeproxy/config"
+	"github.com/edgeproxy/edgeproxy/crdt"
+	"github.com/edgeproxy/edgeproxy/crdt/sqlite"
+	"github.com/edgeproxy/edgeproxy/gossip"
+	"github.com/edgeproxy/edgeproxy/gossip/identity"
+	"github.com/edgeproxy/edgeproxy/gossip/membership"
+	"github.com/rs/zerolog"
+)
+
+// Tags of a member. Serf carries at most 512 bytes of them.
+const (
+	tagRole     = "role"     // "edgeproxy": other agents in the ring have none of ours
+	tagRegion   = "region"   // code
+	tagSync     = "sync"     // port of the record streams
+	tagVersion  = "version"  // of the program
+	tagPosition = "position" // lat,lon, where the operator gave it
+	tagKeys     = "keys"     // ids of the cluster keys that it accepts
+	roleOurs    = "edgeproxy"
+)
+
+const (
+	joinWait  = 5 * time.Second  // for the first exchange, with rows to serve
+	aloneWait = 30 * time.Second // for it, with none
+)
+
+// replication is this POP's part in the mesh: who else is there, and the
+// records that go to and fro.
+type replication struct {
+	node      string
+	nonce     string
+	cfg       *config.Config
+	store     *sqlite.Store
+	picture   *picture
+	log       zerolog.Logger
+	base      zerolog.Logger // without a component
+	keyFile   string         // of the keyring
+	roster    *roster
+	creds     *identity.Credentials
+	version   string
+	ring      *membership.Ring // from join on
+	ringEnded chan error       // its end, once
+	streams   *gossip.Mesh
+	front     *net.TCPListener
+	counts    *meshCounts
+	pins      *pins
+
+	began     time.Time // of membership
+	empty     bool      // no rows at the start
+	keyMu     sync.Mutex
+	repairs   repairLog
+	local     []crdt.Refusal         // rows that no other POP would take, as last logged; tidy's
+	unsentWhy atomic.Pointer[string] // empty: what was written here is sent
+	taken     chan string            // size 1: where another live POP has our name
+	retag     chan struct{}          // size 1: the tags name other keys than are accepted
+}
+
+// newReplication opens what the mesh needs, and starts nothing.
+func newReplication(ctx context.Context, n *Node) (*replication, error) {
+	cfg, log := n.cfg, n.log.With().Str("component", "mesh").Logger()
+	m := &replication{
+		node: n.life.Node, version: n.opts.Version, cfg: cfg, store: n.store, picture: n.picture, log: log, base: n.log,
+		keyFile: cfg.DBPath + ".keys", pins: newPins(n.store, log), counts: newMeshCounts(), taken: make(chan string, 1), retag: make(chan struct{}, 1),
+	}
+	m.picture.keys = m.pins.read
+	var random [4]byte
+	rand.Read(random[:])
+	m.nonce = fmt.Sprintf("%016x%x", time.Now().UnixNano(), random) // of two lives the later has the greater
+
+	key, made, err := identity.LoadNode(cfg.DBPath + ".key")
+	if err != nil {
+		return nil, err
+	}
+	if made {
+		log.Info().Str("file", cfg.DBPath+".key").Msg("this POP's key made")
+	}
+	if err := m.openKeys(key); err != nil {
+		return nil, err
+	}
+	if m.roster, err = openRoster(cfg.DBPath + ".peers"); err != nil {
+		log.Warn().Err(err).Msg("starting without the POPs known before")
+	}
+	if err := m.replicate(ctx, n); err != nil {
+		return nil, err
+	}
+	if m.front, err = listen(ctx, cfg, "sync_addr", m.bound(cfg.SyncAddr, "sync_addr"), log); err != nil {
+		return nil, err
+	}
+	m.streams, err = gossip.New(gossip.Config{
+		Node: m.node, Nonce: m.nonce, Credentials: m.creds, Store: m.store,
+		Keyring: func() []byte { return m.creds.Keyring().Encode() }, MergeKeyring: m.mergeKeys,
+		Admit: m.pins.admit, Applied: m.applied, Conflict: m.nameTaken,
+	}, log)
+	return m, err
+}
+
+// replicate makes the database a replica under this POP's name.
+func (m *replication) replicate(ctx context.Context, n *Node) error {
+	begun, err := m.store.Replicate(ctx, sqlite.Replication{Life: n.life.Life, Save: n.life.save, Now: m.now})
+	if err != nil {
+		return err
+	}
+	m.logBegun(begun)
+	digest, err := m.store.Digest(ctx)
+	if err != nil {
+		return err
+	}
+	m.empty = digest.Rows == 0
+	return m.picture.refresh(ctx) // with what was brought back, and the other POPs' keys
+}
+
+// now is mesh time in milliseconds since 1970.
+func (m *replication) now() int64 {
+	offset := time.Duration(0)
+	if m.streams != nil {
+		offset = m.streams.Offset()
+	}
+	return time.Now().Add(offset).UnixMilli()
+}
+
+// run takes part in the mesh until ctx ends. A part that cannot go on does not
+// end the others, nor the proxy: it serves with what it knows.
+func (m *replication) run(ctx context.Context) {
+	m.streams.SetPeers(m.roster.list())
+	var g sync.WaitGroup
+	for _, part := range []func(context.Context) error{
+		func(context.Context) error { return <-m.ringEnded },
+		m.streams.Run, func(ctx context.Context) error { return m.streams.Serve(ctx, m.front) },
+	} {
+		g.Go(func() {
+			if err := part(ctx); err != nil {
+				m.log.Error().Err(err).Msg("out of the mesh: serving with what is known")
+			}
+		})
+	}
+	g.Go(func() { m.follow(ctx) })
+	g.Go(func() { m.tidy(ctx) })
+	g.Go(func() { m.pins.run(ctx) })
+	g.Wait()
+}
+
+// follow tells the streams, the roster and the routing picture who is there.
+func (m *replication) follow(ctx context.Context) {
+	for {
+		members := m.ring.Members()
+		if err := m.roster.update(members, time.Now()); err != nil {
+			m.log.Error().Err(err).Msg("the POPs known cannot be kept")
+		}
+		m.streams.SetPeers(m.roster.list())
+		m.picture.setMembers(positionsOf(members))
+		select {
+		case <-ctx.Done():
+			return
+		case c := <-m.ring.Conflicts():
+			if other := c.Tags[membership.NonceTag]; other != m.nonce {
+				m.nameTaken(gossip.Conflict{Node: c.Name, Addr: c.Addr.String(), Later: other < m.nonce})
+			}
+		case <-m.retag:
+			if err := m.ring.SetTags(m.tags()); err != nil {
+				m.log.Error().Err(err).Msg("the new cluster keys cannot be announced")
+			}
+		case <-m.ring.Changed():
+		case <-time.After(10 * time.Second):
+		}
+	}
+}
+
+// fold seals what was written here and sends it. The result says whether
+// there was something.
+func (m *replication) fold(ctx context.Context) (bool, error) {
+	if begun, is := m.store.Rebegun(); is {
+		m.logBegun(begun)
+		m.streams.Replaced()
+	}
+	some := false
+	for {
+		d, err := m.store.Fold(ctx)
+		if len(d.Ranges) == 0 || err != nil {
+			m.unsent(ctx, err)
+			return some, err
+		}
+		some = true
+		m.streams.Publish(d)
+	}
+}
+
+// unsent notes why what was written here is not sent, and nil that it is.
+func (m *replication) unsent(ctx context.Context, err error) {
+	if ctx.Err() != nil {
+		return
+	}
+	text := ""
+	if err != nil {
+		text = "changes made here are kept, but not sent yet: " + err.Error()
+	}
+	switch old := m.unsentWhy.Swap(&text); {
+	case text == "" && (old == nil || *old == ""), old != nil && *old == text:
+	case text == "":
+		m.log.Info().Msg("changes made here are sent again")
+	default:
+		m.log.Error().Err(err).Msg("changes made here are kept, but not sent yet")
+	}
+}
+
+// applied is told of every delta that a peer sent. What was refused is in the
+// log already, as much of it as fits: a peer may send nothing else.
+func (m *replication) applied(_ string, a crdt.Applied) {
+	m.counts.applied(a, m.now())
+	if len(a.Changed) > 0 {
+		m.picture.poke()
+	}
+}
+
+// notReady says what the POP waits for before it should get traffic: the
+// first exchange with any other, for a while.
+func (m *replication) notReady() []string {
+	if len(m.cfg.Join) == 0 && len(m.roster.list()) == 0 {
+		return nil
+	}
+	wait := joinWait
+	if m.empty {
+		wait = aloneWait
+	}
+	select {
+	case <-m.streams.Synced():
+		return nil
+	default:
+	}
+	if time.Since(m.began) > wait {
+		return nil
+	}
+	if waiting := m.ring.Waiting(); waiting != "" {
+		return []string{"waiting for the first exchange with another POP: " + waiting}
+	}
+	return []string{"waiting for the first exchange with another POP"}
+}
+
+// nameTaken is told that two live POPs have one name. If it is ours and the
+// other one was first, this is a copy of it, or somebody gave two POPs one name.
+func (m *replication) nameTaken(c gossip.Conflict) {
+	if c.Node != m.node || !c.Later {
+		m.log.Warn().Str("peer", c.Node).Str("addr", c.Addr).Msg("two live POPs have one name: the second one is refused")
+		return
+	}
+	select {
+	case m.taken <- c.Addr:
+	default:
+	}
+}
+
+// close ends the replica's life in the file in an orderly way.
+func (m *replication) close() error {
+	_ = m.front.Close() // closed already after an orderly end
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	return m.store.End(ctx)
+}

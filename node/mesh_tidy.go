@@ -1,0 +1,154 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/edgeproxy/edgeproxy/crdt"
+	"github.com/edgeproxy/edgeproxy/geo"
+	"github.com/edgeproxy/edgeproxy/gossip/membership"
+)
+
+const (
+	releaseEvery = 500 * time.Millisecond // records from the future whose time may have come
+	checkEvery   = time.Minute            // triggers, rows against their stamps, deletes that everybody has seen
+)
+
+// tidy does what is due now and then, until ctx ends.
+func (m *replication) tidy(ctx context.Context) {
+	release, check := time.NewTicker(releaseEvery), time.NewTicker(checkEvery)
+	defer release.Stop()
+	defer check.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-release.C:
+			applied, err := m.store.Release(ctx)
+			m.applied("quarantine", applied)
+			m.complain(ctx, "records in quarantine", err)
+		case <-check.C:
+			m.check(ctx)
+			m.collect(ctx)
+		}
+	}
+}
+
+// check compares the rows with their stamps. What somebody wrote behind the
+// triggers' back counts as written now; what is damaged comes from the peers.
+func (m *replication) check(ctx context.Context) {
+	found, err := m.store.Check(ctx)
+	if found.TriggersRestored {
+		m.mended(fmt.Sprintf("triggers were missing or changed: put back; %d rows that differed count as written now", found.Edited))
+	}
+	for _, key := range found.Restored {
+		m.mended(rowName(key) + " was damaged: set to what its record says")
+	}
+	for _, key := range found.Damaged {
+		m.mended(rowName(key) + ": its record is damaged; the other POPs have it")
+	}
+	for _, key := range found.Unshown {
+		m.log.Warn().Str("row", rowName(key)).Msg("record kept and passed on, but the table's own constraints refuse the row")
+	}
+	m.unfit(found.Unfit)
+	if len(found.Restored) > 0 {
+		m.picture.poke()
+	}
+	m.complain(ctx, "minute check", err)
+}
+
+// unfit names the rows that stay on this POP, when they are others than at the last check.
+func (m *replication) unfit(rows []crdt.Refusal) {
+	if slices.EqualFunc(rows, m.local, func(a, b crdt.Refusal) bool { return a.Key == b.Key && a.Err.Error() == b.Err.Error() }) {
+		return
+	}
+	m.local = rows
+	for _, r := range rows {
+		m.log.Warn().Str("row", rowName(r.Key)).Err(r.Err).Msg("row stays on this POP: no other would take it")
+	}
+}
+
+func (m *replication) mended(what string) {
+	m.log.Warn().Str("what", what).Msg("minute check")
+	m.repairs.add(what)
+}
+
+// collect forgets the deletes that everybody on the roster has seen.
+func (m *replication) collect(ctx context.Context) {
+	confirmed, ok := m.streams.Confirmed(m.roster.names())
+	if !ok {
+		return
+	}
+	n, err := m.store.Collect(ctx, confirmed)
+	if n > 0 {
+		m.log.Debug().Int("rows", n).Msg("deletes forgotten: every POP has seen them")
+	}
+	m.complain(ctx, "collect deletes", err)
+}
+
+func (m *replication) complain(ctx context.Context, what string, err error) {
+	if err != nil && ctx.Err() == nil {
+		m.log.Warn().Str("what", what).Err(err).Msg("tried again later")
+	}
+}
+
+// repairLog keeps the last things that the checks found and mended.
+type repairLog struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+const maxRepairs = 20
+
+func (l *repairLog) add(line string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lines = append(l.lines, time.Now().UTC().Format(time.RFC3339)+" "+line)
+	l.lines = l.lines[max(0, len(l.lines)-maxRepairs):]
+}
+
+func (l *repairLog) list() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.lines)
+}
+
+// positionsOf are the regions' positions as their POPs give them: the middle
+// of those that give one.
+func positionsOf(members []membership.Member) map[geo.Region]geo.Vector {
+	sums := map[geo.Region]geo.Vector{}
+	for _, m := range members {
+		at, err := parsePosition(m.Tags[tagPosition])
+		region := geo.Region(m.Tags[tagRegion])
+		if m.Status != membership.StatusAlive || region == "" || err != nil {
+			continue
+		}
+		v, sum := at.Vector(), sums[region]
+		sums[region] = geo.Vector{X: sum.X + v.X, Y: sum.Y + v.Y, Z: sum.Z + v.Z}
+	}
+	for region, v := range sums {
+		length := math.Sqrt(v.X*v.X + v.Y*v.Y + v.Z*v.Z)
+		if length < 1e-9 { // opposite each other: nowhere
+			delete(sums, region)
+			continue
+		}
+		sums[region] = geo.Vector{X: v.X / length, Y: v.Y / length, Z: v.Z / length}
+	}
+	return sums
+}
+
+func parsePosition(text string) (geo.Position, error) {
+	lat, lon, _ := strings.Cut(text, ",")
+	la, err1 := strconv.ParseFloat(lat, 64)
+	lo, err2 := strconv.ParseFloat(lon, 64)
+	if err1 != nil || err2 != nil || !(math.Abs(la) <= 90 && math.Abs(lo) <= 180) {
+		return geo.Position{}, fmt.Errorf("position %q", text)
+	}
+	return geo.Position{Lat: la, Lon: lo}, nil
+}

@@ -1,0 +1,395 @@
+// Package node builds one POP out of the other packages, runs it, and shuts it
+// down in order.
+//
+//	n := node.New(cfg, node.Options{Version: "1.0.0"}, log)
+//	go func() { <-n.Ready(); fmt.Println("listening on", n.Addrs().Listen) }()
+//	err := n.Run(ctx) // until ctx ends and open connections have finished
+//
+// Start: lock, name, database, countries, routing picture, listeners, mesh,
+// address file, traffic. Stop: not ready, no new connections, open ones finish
+// until the drain deadline, API, mesh, address file, database, lock. Run holds nothing
+// when it returns. A Node is a value: tests and the lab build several in one
+// process, each with a database of its own. Flags, signals and exit codes are
+// the business of cmd/edgeproxy.
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/edgeproxy/edgeproxy/api"
+	"github.com/edgeproxy/edgeproxy/config"
+	"github.com/edgeproxy/edgeproxy/crdt/sqlite"
+	"github.com/edgeproxy/edgeproxy/geo"
+	"github.com/edgeproxy/edgeproxy/geo/mmdb"
+	"github.com/edgeproxy/edgeproxy/proxy"
+	"github.com/edgeproxy/edgeproxy/proxy/route"
+	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
+)
+
+// Options are what does not come from the configuration.
+type Options struct {
+	Version string // shown in status and metrics
+}
+
+// Node is one POP.
+type Node struct {
+	opts Options
+	log  zerolog.Logger
+	cfg  *config.Config // as started with; what may change since lives where it is used
+
+	started  time.Time
+	draining atomic.Bool
+	aborted  chan struct{}
+	abort    sync.Once
+	ready    chan struct{} // closed once traffic is served
+
+	// Made by start, in this order; stop undoes them in reverse.
+	lock     *lock
+	life     *life
+	store    *sqlite.Store
+	affinity *route.Affinity
+	admin    // countries, router and picture; makes the Node an api.POP
+	server   *proxy.Server
+	front    *net.TCPListener
+	apiFront *net.TCPListener
+	mesh     *replication // nil where the database is read-only
+	addrs    Addrs
+	end      context.CancelFunc // begins the orderly end
+}
+
+// Addrs are the addresses in use, with the ports that were chosen.
+type Addrs struct {
+	Listen string // of the default service
+	API    string
+	Gossip string // of membership; empty without a mesh
+	Sync   string // of the record streams; likewise
+}
+
+// New makes a POP that does nothing until Run.
+func New(cfg *config.Config, opts Options, log zerolog.Logger) *Node {
+	n := &Node{opts: opts, log: log, cfg: cfg, ready: make(chan struct{}), aborted: make(chan struct{})}
+	return n
+}
+
+// Ready is closed when the POP serves traffic.
+func (n *Node) Ready() <-chan struct{} { return n.ready }
+
+// Addrs are valid once Ready is closed.
+func (n *Node) Addrs() Addrs { return n.addrs }
+
+// Name is this POP's name in the mesh, valid once Ready is closed.
+func (n *Node) Name() string { return n.life.Node }
+
+// Abort ends a drain at once, cutting the connections that are open.
+func (n *Node) Abort() { n.abort.Do(func() { close(n.aborted) }) }
+
+// Run serves until ctx ends, then drains. The error says why the POP could not
+// start, or what broke; it is nil after an orderly end.
+func (n *Node) Run(ctx context.Context) (err error) {
+	defer func() { err = errors.Join(err, n.stop()) }()
+	ctx, n.end = context.WithCancel(ctx)
+	defer n.end()
+	if err := n.start(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil // told to end before it had begun: an orderly end
+		}
+		return err
+	}
+
+	// What must outlive the drain runs until the proxy is done.
+	support, stopSupport := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopSupport()
+	var behind sync.WaitGroup
+	if n.mesh != nil {
+		if err := n.mesh.join(support); err != nil {
+			return err
+		}
+		n.addrs.Gossip = n.mesh.ring.Addr().String()
+		behind.Go(func() { n.mesh.run(support) })
+	}
+	if err := n.announce(); err != nil {
+		stopSupport()
+		behind.Wait()
+		return err
+	}
+	behind.Go(func() { n.picture.watch(support, n.cfg.DBReload) })
+	behind.Go(func() { _ = n.geo.Run(support) }) // ends with support, and only then
+	behind.Go(func() { n.sweepAffinity(support) })
+	behind.Go(func() {
+		select {
+		case <-n.aborted:
+			n.server.Kill()
+		case <-support.Done():
+		}
+	})
+
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		defer stopSupport() // the API answers until the last connection is gone
+		return n.server.Serve(gctx, n.front, n.cfg.App)
+	})
+	g.Go(func() error {
+		cfg := api.Config{Token: string(n.cfg.APIToken), Ready: n.notReady, Metrics: n.metrics(), Mesh: n}
+		return api.New(cfg, n, n.log.With().Str("component", "api").Logger()).Serve(support, n.apiFront)
+	})
+	if n.mesh != nil {
+		g.Go(func() error { return n.yield(gctx) })
+	}
+	g.Go(func() error {
+		<-gctx.Done()
+		n.draining.Store(true)
+		n.log.Info().Int64("connections", n.server.Active()).Msg("draining")
+		return nil
+	})
+	close(n.ready)
+	n.log.Info().Str("node", n.life.Node).Str("region", n.cfg.Region).Str("listen", n.addrs.Listen).Str("api", n.addrs.API).
+		Str("db", n.store.Path()).Int("backends", len(n.router.Snapshot().Backends)).
+		Dur("start_ms", time.Since(n.started)).Msg("serving")
+	err = g.Wait()
+	stopSupport()
+	behind.Wait()
+	return err
+}
+
+// start opens everything, in the order of the fields.
+func (n *Node) start(ctx context.Context) (err error) {
+	n.started = time.Now()
+	cfg := n.cfg
+	var unlocked error // why there is no lock; a read-only place excuses it
+	if n.lock, unlocked = takeLock(cfg.DBPath); errors.Is(unlocked, errLockHeld) {
+		return unlocked
+	}
+	if n.life, err = openLife(cfg); err != nil {
+		return err
+	}
+	if n.store, err = sqlite.Open(ctx, cfg.DBPath); err != nil {
+		return err
+	}
+	if n.store.ReadOnly() {
+		n.log.Warn().Str("db", cfg.DBPath).Msg("database is read-only: serving it, refusing changes")
+	}
+	if err := n.keepBeside(cfg, unlocked); err != nil {
+		return err
+	}
+	if err := n.openGeo(cfg); err != nil {
+		return err
+	}
+
+	n.affinity = route.NewAffinity(cfg.BindingTTL, cfg.BindingMax)
+	n.router = route.NewRouter(n.affinity)
+	n.picture = &picture{
+		poked: make(chan struct{}, 1), store: n.store, self: self(cfg, n.life.Node), positions: positions(cfg), publish: n.router.Update,
+		log: n.log.With().Str("component", "db").Logger(),
+	}
+	if err := n.picture.refresh(ctx); err != nil {
+		return err
+	}
+	n.server = proxy.New(proxy.Config{Settings: settings(cfg), MaxConnections: maxConnections()}, n.router, n.geo,
+		n.log.With().Str("component", "proxy").Logger())
+
+	if n.apiFront, err = listen(ctx, cfg, "api_addr", cfg.APIAddr, n.log); err != nil {
+		return err
+	}
+	if n.front, err = listen(ctx, cfg, "listen_addr", cfg.Listen, n.log); err != nil {
+		return err
+	}
+	n.addrs = Addrs{Listen: n.front.Addr().String(), API: n.apiFront.Addr().String()}
+	if !n.store.ReadOnly() {
+		if n.mesh, err = newReplication(ctx, n); err != nil {
+			return err
+		}
+		n.picture.fold = n.mesh.fold
+		n.addrs.Sync = n.mesh.front.Addr().String()
+	}
+	return nil
+}
+
+// announce tells the command line where the POP is.
+func (n *Node) announce() error {
+	err := writePop(n.cfg.DBPath, api.PopFile{Node: n.life.Node, PID: os.Getpid(),
+		Listen: n.addrs.Listen, API: n.addrs.API, Gossip: n.addrs.Gossip, Sync: n.addrs.Sync})
+	if err != nil && !n.store.ReadOnly() {
+		return fmt.Errorf("write the address file: %w", err)
+	}
+	return nil
+}
+
+// keepBeside signs the lock and keeps the name, which only a read-only place excuses.
+func (n *Node) keepBeside(cfg *config.Config, unlocked error) error {
+	errs := []error{unlocked}
+	if unlocked == nil {
+		errs = append(errs, n.lock.sign(n.life.Node))
+	}
+	err := errors.Join(append(errs, n.life.keep())...)
+	if err != nil && n.store.ReadOnly() {
+		n.log.Warn().Err(err).Msg("nothing can be kept beside a read-only database: no lock, a new name at every start")
+		return nil
+	}
+	return err
+}
+
+func (n *Node) openGeo(cfg *config.Config) error {
+	table, err := countryTable(cfg)
+	if err != nil {
+		return err
+	}
+	log := n.log.With().Str("component", "geo").Logger()
+	n.geo, err = mmdb.New(mmdb.Config{Path: cfg.GeoIPPath, OnReload: func(info mmdb.Info, err error) { logGeo(log, info, err) }}, table)
+	return err
+}
+
+func logGeo(log zerolog.Logger, info mmdb.Info, err error) {
+	if err != nil {
+		log.Error().Err(err).Str("in_use", info.Source).Time("built", info.Built).Msg("country database not replaced")
+		return
+	}
+	log.Info().Str("source", info.Source).Str("type", info.Type).Time("built", info.Built).Msg("country database loaded")
+}
+
+func countryTable(cfg *config.Config) (*geo.Table, error) {
+	overrides := make(map[string]geo.Region, len(cfg.Countries))
+	for c, r := range cfg.Countries {
+		overrides[c] = geo.Region(r)
+	}
+	t, err := geo.NewTable(overrides)
+	if err != nil {
+		return nil, fmt.Errorf("countries in %s: %w", cfg.File, err)
+	}
+	return t, nil
+}
+
+// stop closes what start opened, whatever start got to.
+func (n *Node) stop() error {
+	var errs []error
+	for _, ln := range []*net.TCPListener{n.front, n.apiFront} {
+		if ln != nil {
+			_ = ln.Close() // closed already after an orderly end
+		}
+	}
+	if n.mesh != nil {
+		errs = append(errs, n.mesh.close())
+	}
+	if n.addrs != (Addrs{}) {
+		_ = removePop(n.cfg.DBPath) // may be on a read-only disk
+	}
+	if n.store != nil {
+		errs = append(errs, n.store.Close())
+	}
+	n.lock.release()
+	return errors.Join(errs...)
+}
+
+// settings are the proxy's part of the configuration.
+func settings(cfg *config.Config) proxy.Settings {
+	s := proxy.Settings{
+		ConnectTimeout: cfg.ConnectTimeout, Attempts: cfg.ConnectAttempts,
+		IdleTimeout: cfg.IdleTimeout, LingerTimeout: cfg.LingerTimeout,
+		Drain: cfg.Drain, AccessLog: cfg.AccessLog,
+	}
+	if cfg.ProxyProtocol {
+		s.Trusted = append([]netip.Prefix{}, cfg.TrustedProxies...)
+	}
+	return s
+}
+
+// Reload takes over what may change while the POP runs, re-reads the country
+// database, and says in the log which other settings need a restart. The
+// caller sets the log level.
+func (n *Node) Reload(ctx context.Context, cfg *config.Config) {
+	select {
+	case <-n.ready:
+	default:
+		return // it starts with what it has; nothing is lost by asking again
+	}
+	for _, key := range n.cfg.ChangedFrozen(cfg) {
+		n.log.Warn().Str("setting", key).Str("from", cfg.Origin(key)).Msg("changed setting needs a restart")
+	}
+	table, err := countryTable(cfg)
+	if err != nil {
+		n.log.Error().Err(err).Msg("configuration not reloaded")
+		return
+	}
+	n.geo.SetTable(table)
+	if err := n.geo.Reload(); err != nil {
+		logGeo(n.log, n.geo.Info(), err)
+	}
+	n.affinity.SetTTL(cfg.BindingTTL)
+	n.server.Configure(settings(cfg))
+	n.picture.setPositions(positions(cfg))
+	if err := n.picture.refresh(ctx); err != nil {
+		n.picture.fail(err)
+	}
+	n.log.Info().Msg("configuration reloaded")
+}
+
+// notReady says why traffic should not be sent here.
+func (n *Node) notReady() []string {
+	var reasons []string
+	select {
+	case <-n.ready:
+	default:
+		reasons = append(reasons, "starting")
+	}
+	if n.draining.Load() {
+		reasons = append(reasons, "draining")
+	}
+	if err := n.picture.err(); err != nil {
+		reasons = append(reasons, err.Error())
+	}
+	if n.mesh != nil {
+		reasons = append(reasons, n.mesh.notReady()...)
+	}
+	return reasons
+}
+
+// ErrRenamed ends Run where the POP's name was made up and turned out to be
+// another's, as in a copied directory: the name is forgotten, run it again.
+var ErrRenamed = errors.New("another live POP has the name that was made up here")
+
+// yieldWithin is how old a process may be to give way to one of the same name.
+// A POP that has served for longer than that goes on, whoever turns up.
+const yieldWithin = time.Minute
+
+// yield ends this POP, which has just started, where another one lives under its name.
+func (n *Node) yield(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case addr := <-n.mesh.taken:
+			if time.Since(n.started) > yieldWithin {
+				n.log.Error().Str("node", n.life.Node).Str("addr", addr).Msg("another live POP has this POP's name: end one of the two")
+				continue
+			}
+			if !n.life.made {
+				return fmt.Errorf("%s: another live node is called %s (seen at %s): give this one a name of its own", n.cfg.Origin("node_id"), n.life.Node, addr)
+			}
+			n.log.Warn().Str("node", n.life.Node).Str("addr", addr).Msg("another live POP has the name that was made up here: this is a copy of it, and gets a new name")
+			if err := n.life.renew(n.cfg.DBPath); err != nil {
+				return fmt.Errorf("forget the name %s, which is another's: %w", n.life.Node, err)
+			}
+			return ErrRenamed
+		}
+	}
+}
+
+// sweepAffinity removes expired bindings once a minute until ctx ends.
+func (n *Node) sweepAffinity(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-time.After(time.Minute):
+			n.affinity.Sweep(now)
+		}
+	}
+}

@@ -1,0 +1,236 @@
+package node
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/edgeproxy/edgeproxy/config"
+	"github.com/edgeproxy/edgeproxy/crdt/sqlite"
+	"github.com/edgeproxy/edgeproxy/geo"
+	"github.com/edgeproxy/edgeproxy/mesh"
+	"github.com/rs/zerolog"
+)
+
+// pollEvery is how often the database is asked whether it changed, at a few
+// microseconds each: a change is in the routing decision 10 ms later.
+const pollEvery = 10 * time.Millisecond
+
+// retryEvery is how long a database that cannot be read is left alone.
+const retryEvery = 250 * time.Millisecond
+
+// picture keeps the routing picture equal to the database: it reads the tables
+// when they change and publishes what makes sense of them. What cannot be read
+// leaves the last good picture in place.
+type picture struct {
+	store   *sqlite.Store
+	self    mesh.POP
+	publish func(*mesh.Snapshot)
+	log     zerolog.Logger
+	poked   chan struct{} // size 1: rows came from another POP, or its position
+	// fold takes over what was written to the file by others; nil without a
+	// mesh. It says whether there was something.
+	fold func(context.Context) (bool, error)
+	// keys are told at every read: which key belongs to which POP.
+	keys func(rows [][]any)
+
+	mu        sync.Mutex                // one read and publication at a time
+	positions map[geo.Region]geo.Vector // by configuration
+	members   map[geo.Region]geo.Vector // by the POPs of the regions, who know better
+	problems  []mesh.Problem            // as last logged
+	failure   error                     // why the picture may be out of date; nil: it is not
+	reads     uint64
+}
+
+// self is this POP as the configuration describes it.
+func self(cfg *config.Config, node string) mesh.POP {
+	p := mesh.POP{Node: node, Region: geo.Region(cfg.Region)}
+	if cfg.Position != nil {
+		p.Position = geo.Position{Lat: cfg.Position[0], Lon: cfg.Position[1]}.Vector()
+	} else if at, ok := positions(cfg)[p.Region]; ok {
+		p.Position = at
+	} else if at, ok := geo.RegionPosition(p.Region); ok {
+		p.Position = at.Vector()
+	}
+	return p
+}
+
+// positions are the regions' positions that the operator gives.
+func positions(cfg *config.Config) map[geo.Region]geo.Vector {
+	m := make(map[geo.Region]geo.Vector, len(cfg.Regions))
+	for r, at := range cfg.Regions {
+		m[geo.Region(r)] = geo.Position{Lat: at[0], Lon: at[1]}.Vector()
+	}
+	return m
+}
+
+// refresh reads the tables and publishes them.
+func (p *picture) refresh(ctx context.Context) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	img, err := p.store.Read(ctx)
+	if err != nil {
+		return err
+	}
+	p.reads++
+	if p.keys != nil {
+		p.keys(img.PopKeys)
+	}
+	at := maps.Clone(p.positions)
+	maps.Copy(at, p.members)
+	snap := mesh.NewSnapshot(p.self, mesh.Rows{Backends: img.Backends, Options: img.BackendOptions}, at)
+	p.publish(snap)
+	if !slices.Equal(snap.Problems, p.problems) {
+		p.problems = snap.Problems
+		for _, problem := range snap.Problems {
+			p.log.Warn().Str("table", problem.Table).Str("row", problem.ID).Str("field", problem.Field).
+				Msg("row left out: " + strings.ToValidUTF8(problem.Message, "\uFFFD"))
+		}
+	}
+	return nil
+}
+
+// setPositions changes where the regions are, from the next refresh on.
+func (p *picture) setPositions(m map[geo.Region]geo.Vector) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.positions = m
+}
+
+// setMembers changes where the regions' POPs say they are.
+func (p *picture) setMembers(m map[geo.Region]geo.Vector) {
+	p.mu.Lock()
+	changed := !maps.Equal(p.members, m)
+	p.members = m
+	p.mu.Unlock()
+	if changed {
+		p.poke()
+	}
+}
+
+// poke has the tables read soon.
+func (p *picture) poke() {
+	select {
+	case p.poked <- struct{}{}:
+	default:
+	}
+}
+
+// fail records why the picture may be out of date, and nil that it is not any more.
+func (p *picture) fail(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case err == nil && p.failure != nil:
+		p.log.Info().Msg("routing database is readable again")
+	case err != nil && (p.failure == nil || p.failure.Error() != err.Error()):
+		p.log.Error().Err(err).Msg("routing database: serving the last good picture")
+	}
+	p.failure = err
+}
+
+// err says why the picture may be out of date.
+func (p *picture) err() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.failure
+}
+
+// watch refreshes on every change of the database, until ctx ends. Every reload
+// interval it reads the file anew, as a safety net, for changes that nothing told of.
+func (p *picture) watch(ctx context.Context, reload time.Duration) {
+	w := watcher{picture: p, reload: reload, read: time.Now()}
+	ticker := time.NewTimer(pollEvery)
+	defer ticker.Stop()
+	for {
+		var now time.Time
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.poked:
+			w.wanted = true
+			now = time.Now()
+		case now = <-ticker.C:
+		}
+		err := w.look(ctx, now)
+		if ctx.Err() != nil {
+			return
+		}
+		p.fail(err)
+		wait := pollEvery
+		if err != nil {
+			wait = retryEvery
+		}
+		ticker.Reset(wait)
+	}
+}
+
+// watcher is what watch remembers from one look to the next.
+type watcher struct {
+	*picture
+	reload time.Duration
+	read   time.Time // when the tables were last read
+	next   time.Time // when they may be read again: reading takes a fifth of a core at most
+	wanted bool      // they have changed since
+	owed   bool      // what others wrote has not been taken over yet
+	again  time.Time // not before then, after fold has failed
+}
+
+// look asks once whether something changed, and does what follows from it.
+func (w *watcher) look(ctx context.Context, now time.Time) error {
+	changed, err := w.store.Poll(ctx)
+	due := now.Sub(w.read) >= w.reload
+	if due && err == nil {
+		_, err = w.store.Verify(ctx) // where it differs, the next Poll opens it anew
+	}
+	if due && err != nil {
+		w.store.Reopen() // the file may be sound and only our connection broken
+	}
+	w.wanted = w.wanted || changed || due || w.err() != nil
+	w.owed = w.owed || changed
+	if err == nil && w.owed && w.fold != nil && !now.Before(w.again) {
+		err = w.foldAll(ctx, now)
+	}
+	if err == nil && w.wanted && (due || !time.Now().Before(w.next)) {
+		begun := time.Now()
+		w.read = now
+		if err = w.refresh(ctx); err == nil {
+			w.wanted = false
+		}
+		w.next = time.Now().Add(min(4*time.Since(begun), time.Second))
+	}
+	if err != nil {
+		return err
+	}
+	return w.store.Settle(ctx, changed, now)
+}
+
+// foldAll takes over what others wrote. Where that fails the tables can still
+// be read, and routed by; fold itself says what is wrong.
+func (w *watcher) foldAll(ctx context.Context, now time.Time) error {
+	for {
+		some, err := w.fold(ctx)
+		if err != nil {
+			w.again = now.Add(retryEvery)
+			return nil
+		}
+		if !some {
+			w.owed = false
+			return nil
+		}
+		// What fold writes is a change to Poll, too, and not one to read the
+		// tables for. Whoever wrote in between is found by folding again.
+		if _, err := w.store.Poll(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+func (p *picture) readCount() uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.reads
+}

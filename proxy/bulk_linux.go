@@ -1,0 +1,137 @@
+package proxy
+
+import (
+	"net"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	pipeSize  = 1 << 20 // bytes that one pipe holds, and one splice moves at most
+	pipesKept = 64      // idle pipes kept for the next transfer
+)
+
+// pipe carries bytes from one socket to another inside the kernel.
+type pipe struct{ r, w int }
+
+func (p pipe) close() {
+	unix.Close(p.r)
+	unix.Close(p.w)
+}
+
+// pipes are borrowed while bytes are in flight: an idle connection has none.
+var pipes pipePool
+
+type pipePool struct {
+	mu   sync.Mutex
+	idle []pipe
+}
+
+func (pp *pipePool) get() (pipe, error) {
+	pp.mu.Lock()
+	if n := len(pp.idle); n > 0 {
+		p := pp.idle[n-1]
+		pp.idle = pp.idle[:n-1]
+		pp.mu.Unlock()
+		return p, nil
+	}
+	pp.mu.Unlock()
+	var fds [2]int
+	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
+		return pipe{}, err
+	}
+	// A refusal (the user's quota of pipe pages) leaves the default of 64 KiB.
+	_, _ = unix.FcntlInt(uintptr(fds[1]), unix.F_SETPIPE_SZ, pipeSize)
+	return pipe{fds[0], fds[1]}, nil
+}
+
+// put takes back a pipe that is empty.
+func (pp *pipePool) put(p pipe) {
+	pp.mu.Lock()
+	defer pp.mu.Unlock()
+	if len(pp.idle) >= pipesKept {
+		p.close()
+		return
+	}
+	pp.idle = append(pp.idle, p)
+}
+
+// bulk splices from src to dst, without the bytes passing through this
+// process, until src has nothing to offer or there is an end, in d.err. True:
+// neither was found; src has to be read in another way.
+func (d *direction) bulk() bool {
+	p, err := pipes.get()
+	if err != nil {
+		d.bulky = false
+		return true // no descriptors left: the buffer does as well
+	}
+	total := 0
+	for d.session.ended.Load() == uint32(endOpen) {
+		n, err := unix.Splice(d.src.fd, nil, p.w, nil, pipeSize, unix.SPLICE_F_NONBLOCK|unix.SPLICE_F_MOVE)
+		if n > 0 {
+			if d.err = d.flush(p, int(n)); d.err != nil {
+				p.close() // whose bytes it holds are nobody else's
+				return false
+			}
+			total += int(n)
+			continue
+		}
+		if err == unix.EINTR {
+			continue
+		}
+		pipes.put(p)
+		d.bulky = total >= bufferSize
+		switch err {
+		case nil:
+			d.err = d.eof()
+		case unix.EAGAIN:
+		case unix.EINVAL, unix.ENOSYS, unix.EPERM, unix.EOPNOTSUPP: // not with this socket, kernel or sandbox
+			d.bulky = false
+			return true
+		default:
+			d.err = err
+		}
+		return false
+	}
+	pipes.put(p)
+	d.err = net.ErrClosed
+	return false
+}
+
+// flush moves the n bytes in the pipe to dst, waiting while dst takes none.
+// The error is a *writeError.
+func (d *direction) flush(p pipe, n int) error {
+	for n > 0 {
+		m, err := unix.Splice(p.r, nil, d.dst.fd, nil, n, unix.SPLICE_F_NONBLOCK|unix.SPLICE_F_MOVE)
+		if m > 0 {
+			d.bytes.Add(m)
+			n -= int(m)
+		}
+		switch err {
+		case nil, unix.EINTR:
+		case unix.EAGAIN:
+			return d.flushSlowly(p, n)
+		default:
+			return &writeError{err}
+		}
+	}
+	return nil
+}
+
+// flushSlowly is flush for when dst takes no more at the moment.
+func (d *direction) flushSlowly(p pipe, n int) error {
+	return d.whenWritable(func() error {
+		for n > 0 {
+			m, err := unix.Splice(p.r, nil, d.dst.fd, nil, n, unix.SPLICE_F_NONBLOCK|unix.SPLICE_F_MOVE)
+			if m > 0 {
+				d.bytes.Add(m)
+				n -= int(m)
+			}
+			if err != nil && err != unix.EINTR {
+				return err
+			}
+		}
+		return nil
+	})
+}

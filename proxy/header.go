@@ -1,0 +1,99 @@
+package proxy
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+
+	proxyproto "github.com/pires/go-proxyproto"
+)
+
+// maxHeader bounds a version 2 header with its TLVs. The addresses take at
+// most 216 bytes; load balancers add a few hundred.
+const maxHeader = 4096
+
+var (
+	errNoHeader   = errors.New("no PROXY header: this address is in EDGEPROXY_TRUSTED_PROXIES and must send one")
+	errLongHeader = fmt.Errorf("PROXY header longer than %d bytes", maxHeader)
+)
+
+var signature2 = []byte("\r\n\r\n\x00\r\nQUIT\n")
+
+// headerLength finds how long the PROXY header at the beginning of b is, as
+// the specification frames it (haproxy.org/download/2.6/doc/proxy-protocol.txt):
+// 0 while b does not show it yet.
+func headerLength(b []byte) (int, error) {
+	switch {
+	case bytes.HasPrefix(b, signature2[:min(len(b), len(signature2))]):
+		if len(b) < 16 {
+			return 0, nil
+		}
+		n := 16 + int(b[14])<<8 + int(b[15])
+		if n > maxHeader {
+			return 0, errLongHeader
+		}
+		if n > len(b) {
+			n = 0
+		}
+		return n, nil
+	case bytes.HasPrefix(b, []byte("PROXY ")[:min(len(b), 6)]):
+		const longest = 107 // of version 1, CR LF included
+		if i := bytes.IndexByte(b[:min(len(b), longest)], '\n'); i >= 0 {
+			return i + 1, nil
+		}
+		if len(b) >= longest {
+			return 0, errLongHeader
+		}
+		return 0, nil
+	}
+	return 0, errNoHeader
+}
+
+// parseHeader returns the source address that a complete header names, the
+// zero AddrPort where it names none (LOCAL, UNKNOWN, UNSPEC, a Unix socket).
+func parseHeader(b []byte) (netip.AddrPort, error) {
+	// PROXY with family UNSPEC is legal ("the receiver should ignore
+	// addresses"), but the library refuses it.
+	if len(b) >= 16 && b[0] == '\r' && b[12] == 0x21 && b[13]>>4 == 0 {
+		return netip.AddrPort{}, nil
+	}
+	h, err := proxyproto.Read(bufio.NewReaderSize(bytes.NewReader(b), len(b)))
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	if h.Command.IsLocal() || h.TransportProtocol.IsUnspec() {
+		return netip.AddrPort{}, nil
+	}
+	src, ok := h.SourceAddr.(*net.TCPAddr)
+	if !ok || src == nil {
+		return netip.AddrPort{}, nil
+	}
+	return src.AddrPort(), nil
+}
+
+// readHeader reads a PROXY header of version 1 or 2 into buf, and what came
+// with it. It returns the client's address, invalid where the header names
+// none, and the bytes after the header. buf must hold more than maxHeader.
+func readHeader(r io.Reader, buf []byte) (from netip.AddrPort, early []byte, err error) {
+	for have := 0; ; {
+		n, err := r.Read(buf[have:])
+		have += n
+		if have > 0 {
+			length, lerr := headerLength(buf[:have])
+			if lerr != nil {
+				return from, nil, lerr
+			}
+			if length > 0 {
+				from, err = parseHeader(buf[:length])
+				return from, buf[length:have], err
+			}
+		}
+		if err != nil {
+			return from, nil, fmt.Errorf("PROXY header incomplete after %d bytes: %w", have, err)
+		}
+	}
+}

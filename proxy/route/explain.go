@@ -1,0 +1,97 @@
+package route
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/edgeproxy/edgeproxy/mesh"
+)
+
+// Explanation is a decision with everything that went into it.
+type Explanation struct {
+	Client     string      `json:"client"`
+	Country    string      `json:"country"` // ISO 3166-1 alpha-2, empty where unknown
+	Region     string      `json:"region"`  // where the client counts as being
+	App        string      `json:"app"`
+	Chosen     string      `json:"chosen"` // backend id, empty where there is none
+	Reason     Reason      `json:"reason"`
+	Candidates []Candidate `json:"candidates"` // in the order in which they would be taken
+}
+
+// Candidate is one backend of the app as the decision saw it.
+type Candidate struct {
+	ID          string    `json:"id"`
+	Region      string    `json:"region"`
+	Tier        int       `json:"tier"` // 0 client's region, 1 the POP's own, 2 other
+	Connections int64     `json:"connections"`
+	LoadFactor  float64   `json:"load_factor"` // connections / soft_limit
+	Weight      int64     `json:"weight"`
+	Score       float64   `json:"score"`
+	Excluded    Exclusion `json:"excluded"`
+}
+
+// Exclusion says why a backend takes no new connections; empty where it does.
+type Exclusion string
+
+const (
+	Included  Exclusion = ""
+	Unhealthy Exclusion = "unhealthy"
+	Deleted   Exclusion = "deleted"
+	Draining  Exclusion = "draining"
+	Full      Exclusion = "full"
+)
+
+// Excluded says why a backend with so many connections takes no new ones.
+func Excluded(b *mesh.Backend, connections int64) Exclusion {
+	switch {
+	case b.Deleted:
+		return Deleted
+	case !b.Healthy:
+		return Unhealthy
+	case b.Draining:
+		return Draining
+	case b.HardLimit > 0 && connections >= b.HardLimit:
+		return Full
+	}
+	return Included
+}
+
+// Explain says what Pick would decide now, and why; it takes no place and
+// changes no binding. Where several are equal it names one of them.
+func (r *Router) Explain(q Query, now time.Time, random uint64) Explanation {
+	t := r.table.Load()
+	e := Explanation{
+		Client:     q.Client.String(),
+		Country:    q.Place.Country,
+		Region:     string(t.region(q.Place)),
+		App:        q.App,
+		Reason:     ReasonNone,
+		Candidates: []Candidate{},
+	}
+	regionScores := make(map[string]float64) // by id
+	for i := range t.Snapshot.Backends {
+		b := &t.Snapshot.Backends[i]
+		if !serves(b, q.App) {
+			continue
+		}
+		n := r.Slots.Connections(b.ID)
+		tier, score := t.regionScore(q.Place, b.Region, t.Snapshot.Positions[b.Region])
+		regionScores[b.ID] = score
+		e.Candidates = append(e.Candidates, Candidate{
+			ID: b.ID, Region: string(b.Region), Tier: tier, Connections: n,
+			LoadFactor: float64(n) / float64(max(b.SoftLimit, 1)), Weight: b.Weight,
+			Score: score*100 + float64(n)/b.Capacity(), Excluded: Excluded(b, n),
+		})
+	}
+	// The score itself orders the same until load/weight makes up for a region.
+	slices.SortStableFunc(e.Candidates, func(a, b Candidate) int {
+		return cmp.Or(cmp.Compare(regionScores[a.ID], regionScores[b.ID]), cmp.Compare(a.Score, b.Score))
+	})
+	if target := t.bound(r.bindings, q, now); target != nil {
+		e.Chosen, e.Reason = target.Backend.ID, ReasonAffinity
+	} else if target, tier := t.pick(q.App, q.Place, nil, random); target != nil {
+		e.Chosen, e.Reason = target.Backend.ID, tierReasons[tier]
+	}
+	return e
+}

@@ -1,0 +1,113 @@
+package route
+
+import (
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/edgeproxy/edgeproxy/geo"
+	"github.com/edgeproxy/edgeproxy/mesh"
+)
+
+// Query is who asks for what.
+type Query struct {
+	App    string     // empty: any backend serves
+	Client netip.Addr // for affinity
+	Place  geo.Place  // of the client; zero where unknown
+}
+
+// Choice is a backend on which a place was taken. Backend is nil when there
+// was none; Slot.Release gives the place back.
+type Choice struct {
+	Backend *mesh.Backend
+	Slot    *Slot
+	Tier    int
+	Reason  Reason
+}
+
+// Router picks backends from the newest snapshot. Safe for concurrent use;
+// Update may run beside any number of picks.
+type Router struct {
+	Slots    Slots
+	bindings Bindings
+	table    atomic.Pointer[Table]
+	updating sync.Mutex // one Update at a time: a table's slots must not be pruned by another
+}
+
+// NewRouter routes nothing until the first Update.
+func NewRouter(bindings Bindings) *Router {
+	r := &Router{bindings: bindings}
+	r.table.Store(NewTable(&mesh.Snapshot{}, &r.Slots))
+	return r
+}
+
+// Update makes the snapshot the one that picks are made from.
+func (r *Router) Update(snap *mesh.Snapshot) {
+	r.updating.Lock()
+	defer r.updating.Unlock()
+	r.table.Store(NewTable(snap, &r.Slots))
+	r.Slots.Prune(func(id string) bool { _, ok := snap.Backend(id); return ok })
+}
+
+// Snapshot is the one that picks are made from now.
+func (r *Router) Snapshot() *mesh.Snapshot { return r.table.Load().Snapshot }
+
+// Bindings is the number of clients bound to a backend.
+func (r *Router) Bindings() int { return r.bindings.Len() }
+
+// Pick chooses a backend for the query and takes a place on it. The slots in
+// tried are left out: backends to which this client's connect just failed. It
+// allocates nothing and takes no lock but that of the bindings.
+func (r *Router) Pick(q Query, tried []*Slot, now time.Time, random uint64) Choice {
+	t := r.table.Load()
+	if len(tried) == 0 {
+		if target := t.bound(r.bindings, q, now); target != nil && target.Reserve() {
+			tier, _ := t.regionScore(q.Place, target.Backend.Region, t.Snapshot.Positions[target.Backend.Region])
+			return t.taken(target, tier, ReasonAffinity)
+		}
+	}
+	// A place can be gone between looking and taking, when many pick at once.
+	// Each round that loses it has seen another connection or an Update win, so this ends.
+	for {
+		target, tier := t.pick(q.App, q.Place, tried, random)
+		if target == nil {
+			if newer := r.table.Load(); newer != t {
+				t = newer // in which there may be one
+				continue
+			}
+			return Choice{Reason: ReasonNone}
+		}
+		if target.Reserve() {
+			return t.taken(target, tier, tierReasons[tier])
+		}
+		random = mix(random)
+	}
+}
+
+func (t *Table) taken(target *Target, tier int, reason Reason) Choice {
+	target.Slot.picks[tier].Add(1)
+	return Choice{Backend: target.Backend, Slot: target.Slot, Tier: tier, Reason: reason}
+}
+
+// bound is the target that the client is bound to, if it may still be used:
+// it serves the app, the operator lets it be reached, and it is below its limit.
+func (t *Table) bound(bindings Bindings, q Query, now time.Time) *Target {
+	id, ok := bindings.Get(KeyOf(q.App, q.Client), now)
+	if !ok {
+		return nil
+	}
+	target := t.byID[id]
+	if target == nil || !serves(target.Backend, q.App) {
+		return nil
+	}
+	if target.hard > 0 && target.Slot.Connections() >= target.hard {
+		return nil
+	}
+	return target
+}
+
+// Bind remembers that the client was served by the choice, as of now.
+func (r *Router) Bind(q Query, c Choice, now time.Time) {
+	r.bindings.Put(KeyOf(q.App, q.Client), c.Backend.ID, now)
+}
