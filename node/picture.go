@@ -194,7 +194,8 @@ func (w *watcher) look(ctx context.Context, now time.Time) error {
 	if err == nil && w.owed && w.fold != nil && !now.Before(w.again) {
 		err = w.foldAll(ctx, now)
 	}
-	if err == nil && w.wanted && (due || !time.Now().Before(w.next)) {
+	// After a failure at once: ready again means that the picture is current.
+	if err == nil && w.wanted && (due || w.err() != nil || !time.Now().Before(w.next)) {
 		begun := time.Now()
 		w.read = now
 		if err = w.refresh(ctx); err == nil {

@@ -74,7 +74,7 @@ func TestDeleteAgainstUpdate(t *testing.T) {
 		a.fold()
 		b.pull(a, 1000)
 		now := wall()
-		a.now, b.now = func() int64 { return now }, func() int64 { return now + 10 }
+		a.now, b.now = func() int64 { return now }, func() int64 { return now + 10_000 } // far above what the captured age can differ
 		if deleteLast {
 			a.now, b.now = b.now, a.now
 		}
