@@ -71,7 +71,7 @@ func TestQuarantine(t *testing.T) {
 	put(t, p.Store, "x")
 	p.fold()
 	ahead.pull(p, 1000)
-	raw(t, ahead.path, "UPDATE backends SET weight = 9, port = 9 WHERE id = 'x'", "INSERT INTO backends (id) VALUES ('y')", "UPDATE crdt_inbox SET at = julianday('now')")
+	raw(t, ahead.path, "UPDATE backends SET weight = 9, port = 9 WHERE id = 'x'", "INSERT INTO backends (id) VALUES ('y')", "UPDATE crdt_inbox SET at = julianday('now') + 1")
 	ahead.fold()
 	if got := p.pull(ahead, 1000); got.Held != 2 || len(got.Changed) != 0 {
 		t.Errorf("%+v", got)
