@@ -30,6 +30,7 @@ func frameSamples() [][]byte {
 		appendFrame(nil, kindPing, appendPing(1)),
 		appendFrame(nil, kindPong, pongFrame{id: 1, clock: maxClock}.append),
 		appendFrame(nil, kindKeyring, func(b []byte) []byte { return append(b, "{}"...) }),
+		appendFrame(nil, kindKeyring, nil),
 		appendFrame(nil, kindBye, byeFrame{code: byeConflict, text: "why"}.append),
 	}
 }
@@ -58,7 +59,9 @@ func decoded(k kind, body []byte) (f any, again []byte, err error) {
 	case kindPong:
 		return reencode(decodePong, body, pongFrame.append)
 	case kindKeyring:
-		return reencode(decodeKeyring, body, func(d, b []byte) []byte { return append(b, d...) })
+		// As text: an empty document is an empty one, nil or not.
+		asText := func(b []byte) (string, error) { d, err := decodeKeyring(b); return string(d), err }
+		return reencode(asText, body, func(d string, b []byte) []byte { return append(b, d...) })
 	case kindBye:
 		return reencode(decodeBye, body, byeFrame.append)
 	}
