@@ -361,3 +361,28 @@ func TestApplyOnAFullDisk(t *testing.T) {
 	p.pull(q, 1<<20)
 	agree(t, p, q)
 }
+
+// TestRestoreAsWritten: the copy's rows count as written now, also over what
+// the mesh has that did not arrive here yet.
+func TestRestoreAsWritten(t *testing.T) {
+	p, q := newPop(t, newPath(t), "us"), newPop(t, newPath(t), "sa")
+	raw(t, p.path, seedRows)
+	p.fold()
+	q.pull(p, 1000)
+	backup := p.path + ".backup"
+	if err := p.Backup(t.Context(), backup); err != nil {
+		t.Fatal(err)
+	}
+	raw(t, q.path, "UPDATE backends SET weight = 9 WHERE id = 'us-node-1'")
+	q.fold()
+	if err := Restore(t.Context(), p.path, backup, true); err != nil {
+		t.Fatal(err)
+	}
+	p.fold()
+	p.pull(q, 1000)
+	q.pull(p, 1000)
+	agree(t, p, q)
+	if got := cell(t, q.path, "SELECT weight FROM backends WHERE id = 'us-node-1'"); got != "2" {
+		t.Errorf("weight %s, want the copy's", got)
+	}
+}

@@ -120,7 +120,9 @@ func (r restorer) replace(name string) error {
 }
 
 // mergeRows writes the copy's rows as an operator would, with the triggers
-// looking on. A row that is the same already says nothing.
+// looking on. These say nothing of a row that is the same already, and what
+// the mesh knows of it may be newer than what has arrived here: so each of
+// the copy's rows is noted as written as a whole.
 func (r restorer) mergeRows() error {
 	for _, t := range tables {
 		if t.Name == PopKeys.Name {
@@ -143,6 +145,11 @@ func (r restorer) mergeRows() error {
 		list := strings.Join(shared, ", ")
 		_, err = r.c.ExecContext(r.ctx, fmt.Sprintf("INSERT INTO main.%s (%s) SELECT %s FROM copy.%s WHERE %s IS NOT NULL ON CONFLICT (%s) DO UPDATE SET %s",
 			quoted(t.Name), list, list, quoted(t.Name), key, key, strings.Join(sets, ", ")))
+		if err != nil {
+			return err
+		}
+		_, err = r.c.ExecContext(r.ctx, fmt.Sprintf("INSERT INTO main.crdt_inbox (tbl, pk, at, mask) SELECT ?, %s, julianday('now'), -1 FROM copy.%s WHERE %s IS NOT NULL",
+			key, quoted(t.Name), key), t.Name)
 		if err != nil {
 			return err
 		}
