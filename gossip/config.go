@@ -38,6 +38,11 @@ type Config struct {
 	// next delta waits for it. It may be nil.
 	Applied func(peer string, a crdt.Applied)
 
+	// WholeLoad is this POP's load, for a peer whose stream begins, and TookLoad
+	// hears a peer's; it must not block. Both may be nil.
+	WholeLoad func() Load
+	TookLoad  func(peer string, l Load)
+
 	// Conflict hears that a node id is used by two live nodes. Its own id is
 	// this POP's. Called at every encounter; must not block. It may be nil.
 	Conflict func(Conflict)

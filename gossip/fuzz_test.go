@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"reflect"
 	"testing"
+	"time"
 
 	"github.com/edgeproxy/edgeproxy/crdt"
 )
@@ -31,6 +32,10 @@ func frameSamples() [][]byte {
 		appendFrame(nil, kindPong, pongFrame{id: 1, clock: maxClock}.append),
 		appendFrame(nil, kindKeyring, func(b []byte) []byte { return append(b, "{}"...) }),
 		appendFrame(nil, kindKeyring, nil),
+		appendFrame(nil, kindLoad, Load{
+			Life: 7, Age: time.Second, Whole: true, Counts: map[string]int64{"sa-1": 0, "sa-2": MaxLoadCount},
+			Rates: []LoadRate{{"", "sa", 0.5}, {"app", "us", MaxLoadRate}},
+		}.append),
 		appendFrame(nil, kindBye, byeFrame{code: byeConflict, text: "why"}.append),
 	}
 }
@@ -62,6 +67,8 @@ func decoded(k kind, body []byte) (f any, again []byte, err error) {
 		// As text: an empty document is an empty one, nil or not.
 		asText := func(b []byte) (string, error) { d, err := decodeKeyring(b); return string(d), err }
 		return reencode(asText, body, func(d string, b []byte) []byte { return append(b, d...) })
+	case kindLoad:
+		return reencode(decodeLoad, body, Load.append)
 	case kindBye:
 		return reencode(decodeBye, body, byeFrame.append)
 	}

@@ -19,6 +19,7 @@ type Mesh struct {
 	log     zerolog.Logger
 	applier applier
 	stats   counters
+	loads   atomic.Uint64 // sent
 
 	running    atomic.Bool
 	changed    chan struct{} // 1: for Run, that peers or heads are to be looked at

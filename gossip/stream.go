@@ -45,6 +45,8 @@ type stream struct {
 	ponged  chan struct{} // closed by the next pong; nil: nobody waits
 	pingNow bool
 	inbox   inbox
+	load    *Load // that waits to be sent
+	loadAt  time.Time
 
 	// Guarded by Mesh.mu.
 	said        crdt.Heads // what the peer knows that we have
@@ -81,6 +83,9 @@ func (s *stream) run(ctx context.Context) error {
 	s.in.heard = func(n int) { s.peer.traffic.bytesIn.Add(uint64(n)) }
 	if s.m.cfg.Keyring != nil {
 		s.sendKeyring(s.m.cfg.Keyring()) // where it changed since hello
+	}
+	if s.m.cfg.WholeLoad != nil {
+		s.putLoad(s.m.cfg.WholeLoad())
 	}
 	var wg sync.WaitGroup
 	wg.Go(func() { s.close(s.read(work)) })
@@ -222,6 +227,8 @@ func (s *stream) handle(ctx context.Context, k kind, body []byte) error {
 		return with(decodePong, body, s.tookPong)
 	case kindKeyring:
 		return with(decodeKeyring, body, s.m.takeKeyring)
+	case kindLoad:
+		return with(decodeLoad, body, s.tookLoad)
 	case kindBye:
 		return with(decodeBye, body, func(f byeFrame) error { return &byeError{f} })
 	}

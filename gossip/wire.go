@@ -35,6 +35,7 @@ const (
 	kindPing                    // wants a pong
 	kindPong                    // the sender's clock
 	kindKeyring                 // a keyring document
+	kindLoad                    // the sender's connections
 	kindBye                     // last, and why
 )
 
