@@ -57,7 +57,7 @@ func TestEveryPortCanBeSwapped(t *testing.T) {
 	router := route.NewRouter(bindings)
 	port := int64(backend.Addr().(*net.TCPAddr).Port)
 	rows := mesh.Rows{Backends: [][]any{{"sa-1", "myapp", "sa", "127.0.0.1", port, int64(1), int64(2), int64(50), int64(100), int64(0)}}}
-	router.Update(mesh.NewSnapshot(mesh.POP{Node: "mine", Region: geo.US}, rows, nil))
+	router.Update(mesh.NewSnapshot(mesh.POP{Node: "mine", Region: geo.US}, rows, nil), time.Now())
 
 	srv := proxy.New(proxy.Config{}, router, everywhereBrazil{}, zerolog.Nop())
 	ln, err := proxy.Listen(t.Context(), "127.0.0.1:0")

@@ -104,7 +104,7 @@ func start(t testing.TB, impl func(Config, *route.Router, Geo, zerolog.Logger) r
 	t.Helper()
 	r := &relay{log: &logBuffer{}, served: make(chan struct{})}
 	r.router = route.NewRouter(route.NewAffinity(s.ttl, 0))
-	r.router.Update(snapshot(t, s.targets))
+	r.router.Update(snapshot(t, s.targets), time.Now())
 	log := zerolog.New(r.log)
 	if s.AccessLog = !s.quiet; s.quiet {
 		log = log.Level(zerolog.WarnLevel)

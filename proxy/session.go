@@ -25,6 +25,7 @@ type session struct {
 	client  socket
 	backend socket
 	slot    *route.Slot
+	picked  time.Time // when the place on slot was taken
 
 	up, down direction     // client → backend, backend → client
 	open     atomic.Int32  // directions that still run
@@ -124,11 +125,16 @@ func (c *session) connectBackend(q route.Query, set *Settings) end {
 	var failed [10]*route.Slot // Settings.Attempts is at most this
 	tried := failed[:0]
 	for c.attempts < min(set.Attempts, len(failed)) {
-		choice := s.router.Pick(q, tried, c.started, rand.Uint64())
+		began := c.started
+		if c.attempts > 0 {
+			began = time.Now()
+		}
+		choice := s.router.Pick(q, tried, began, rand.Uint64())
 		if choice.Backend == nil {
 			break
 		}
 		c.attempts++
+		c.picked = began
 		c.slot, c.chosen, c.reason = choice.Slot, choice.Backend.ID, choice.Reason
 		conn, rtt, err := s.dial(c.front.cut, choice.Backend.Addr, set.ConnectTimeout)
 		if err == nil {
@@ -138,13 +144,15 @@ func (c *session) connectBackend(q route.Query, set *Settings) end {
 			s.router.Bind(q, choice, c.started)
 			return endOpen
 		}
-		choice.Slot.Release()
+		choice.Slot.Release(time.Since(began))
 		c.slot = nil
 		if c.front.cut.Err() != nil {
 			return endDrained // it was not waited for: that is no failure
 		}
 		if !isLocal(err) { // nor is a lack of our own
-			choice.Slot.Failed()
+			if out := s.router.Failed(choice, time.Now()); out > 0 {
+				s.log.Warn().Err(err).Str("backend", choice.Backend.ID).Dur("for_ms", out).Msg("backend ejected: its last connects failed")
+			}
 		}
 		s.perClient.Warn().Err(err).Str("backend", choice.Backend.ID).Stringer("client", c.peer).Int("attempt", c.attempts).Msg("connect to backend failed")
 		tried = append(tried, choice.Slot)
@@ -241,7 +249,7 @@ func (c *session) finish() {
 	why := end(c.ended.Load())
 	if c.slot != nil {
 		c.reportBytes()
-		c.slot.Release()
+		c.slot.Release(time.Since(c.picked))
 	}
 	s.Metrics.active.Add(-1)
 	s.Metrics.ended[why].Add(1)

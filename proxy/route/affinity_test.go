@@ -255,8 +255,8 @@ func TestBoundClientKeepsItsBackend(t *testing.T) {
 			q := from("BR")
 			first := r.Pick(q, nil, noon, 1)
 			r.Bind(q, first, noon)
-			first.Slot.Release()
-			r.Update(c.then)
+			first.Slot.Release(0)
+			r.Update(c.then, noon)
 			r.load("far", c.load)
 			if c.query != nil {
 				c.query(&q)
@@ -286,13 +286,13 @@ func TestBindingFollowsTheOneThatAnswered(t *testing.T) {
 	q := from("BR")
 	first := r.Pick(q, nil, noon, 1)
 	r.Bind(q, first, noon)
-	first.Slot.Release()
+	first.Slot.Release(0)
 	second := r.Pick(q, []*Slot{first.Slot}, noon, 1)
 	r.Bind(q, second, noon)
-	second.Slot.Release()
+	second.Slot.Release(0)
 	for random := range uint64(20) {
 		c := r.Pick(q, nil, noon, random)
-		c.Slot.Release()
+		c.Slot.Release(0)
 		if c.Slot != second.Slot || c.Reason != ReasonAffinity {
 			t.Fatalf("%s for %s, want %s", c.Slot.ID, c.Reason, second.Slot.ID)
 		}

@@ -23,8 +23,9 @@ type Explanation struct {
 type Candidate struct {
 	ID          string    `json:"id"`
 	Region      string    `json:"region"`
-	Tier        int       `json:"tier"` // 0 client's region, 1 the POP's own, 2 other
-	Connections int64     `json:"connections"`
+	Tier        int       `json:"tier"`        // 0 client's region, 1 the POP's own, 2 other
+	Connections int64     `json:"connections"` // of all POPs
+	Own         int64     `json:"own"`         // of this POP
 	LoadFactor  float64   `json:"load_factor"` // connections / soft_limit
 	Weight      int64     `json:"weight"`
 	Score       float64   `json:"score"`
@@ -40,10 +41,25 @@ const (
 	Deleted   Exclusion = "deleted"
 	Draining  Exclusion = "draining"
 	Full      Exclusion = "full"
+	Ejected   Exclusion = "ejected" // its last connects from this POP failed
 )
 
-// Excluded says why a backend with so many connections takes no new ones.
-func Excluded(b *mesh.Backend, connections int64) Exclusion {
+// Load is this POP's connections with the backend, those of all POPs, and why
+// it takes no new ones.
+func (r *Router) Load(b *mesh.Backend, now time.Time) (own, all int64, why Exclusion) {
+	s := r.Slots.find(b.ID)
+	if s == nil {
+		return 0, 0, excluded(b, 0)
+	}
+	own = s.Connections()
+	all = own + s.others.Load()
+	if why = excluded(b, all); why == Included && s.out(now) {
+		why = Ejected
+	}
+	return own, all, why
+}
+
+func excluded(b *mesh.Backend, connections int64) Exclusion {
 	switch {
 	case b.Deleted:
 		return Deleted
@@ -75,22 +91,31 @@ func (r *Router) Explain(q Query, now time.Time, random uint64) Explanation {
 		if !serves(b, q.App) {
 			continue
 		}
-		n := r.Slots.Connections(b.ID)
+		own, n, why := r.Load(b, now)
 		tier, score := t.regionScore(q.Place, b.Region, t.Snapshot.Positions[b.Region])
 		regionScores[b.ID] = score
 		e.Candidates = append(e.Candidates, Candidate{
-			ID: b.ID, Region: string(b.Region), Tier: tier, Connections: n,
+			ID: b.ID, Region: string(b.Region), Tier: tier, Connections: n, Own: own,
 			LoadFactor: float64(n) / float64(max(b.SoftLimit, 1)), Weight: b.Weight,
-			Score: score*100 + float64(n)/b.Capacity(), Excluded: Excluded(b, n),
+			Score: score*100 + float64(n)/b.Capacity(), Excluded: why,
 		})
 	}
 	// The score itself orders the same until load/weight makes up for a region.
 	slices.SortStableFunc(e.Candidates, func(a, b Candidate) int {
 		return cmp.Or(cmp.Compare(regionScores[a.ID], regionScores[b.ID]), cmp.Compare(a.Score, b.Score))
 	})
-	if target := t.bound(r.bindings, q, now); target != nil {
+	s := r.step(nil, now, random)
+	s.dry = true
+	if target := t.bound(r.bindings, q, now, s.e); target != nil {
 		e.Chosen, e.Reason = target.Backend.ID, ReasonAffinity
-	} else if target, tier := t.pick(q.App, q.Place, nil, random); target != nil {
+		return e
+	}
+	target, tier := t.pick(q, &s)
+	if target == nil {
+		s.desperate = true
+		target, tier = t.pick(q, &s)
+	}
+	if target != nil {
 		e.Chosen, e.Reason = target.Backend.ID, tierReasons[tier]
 	}
 	return e

@@ -7,10 +7,10 @@
 //	               2  any other, plus distance/20,000 km
 //
 //	router := route.NewRouter(bindings)
-//	router.Update(snapshot)
+//	router.Update(snapshot, now)
 //	choice := router.Pick(query, nil, now, random) // takes a place on choice.Slot
 //	router.Bind(query, choice, now)                // once the connect succeeded
-//	choice.Slot.Release()                          // when it ended
+//	choice.Slot.Release(held)                      // when it ended
 //
 // Regions come strictly before load: a backend of a nearer tier is taken
 // until it is at its hard limit. Among equals chance decides, never the order
@@ -20,6 +20,8 @@
 package route
 
 import (
+	"math"
+
 	"github.com/edgeproxy/edgeproxy/geo"
 )
 
@@ -80,73 +82,67 @@ func (t *Table) regionScore(client geo.Place, region geo.Region, at geo.Vector) 
 	return 2, 3
 }
 
-// pick finds the routable target of lowest score that is below its hard limit
-// and not among tried. It takes no place. Nil when there is none.
-func (t *Table) pick(app string, client geo.Place, tried []*Slot, random uint64) (*Target, int) {
-	p := t.pool(app)
+// pick finds the target that is next for the client among those of the
+// nearest regions that have room. It takes no place. Nil when there is none.
+func (t *Table) pick(q Query, s *step) (*Target, int) {
+	p := t.pool(q.App)
 	if p == nil {
 		return nil, 0
 	}
-	own, clients := t.Snapshot.Self.Region, t.region(client)
-	best := best{random: random}
-	if best.consider(p.byRegion[clients], 0, tried); best.target != nil {
-		return best.target, 0
-	}
-	if own != clients {
-		if best.consider(p.byRegion[own], 1, tried); best.target != nil {
-			return best.target, 1
-		}
-	}
-	for _, g := range p.groups {
-		if g.region == own || g.region == clients {
+	own, clients := t.Snapshot.Self.Region, t.region(q.Place)
+	left := len(p.groups)
+	for tier, r := range [...]geo.Region{clients, own} {
+		g := p.byRegion[r]
+		if g == nil || tier == 1 && own == clients {
 			continue
 		}
-		_, score := t.regionScore(client, g.region, g.at)
-		best.consider(g, score, tried)
-	}
-	return best.target, 2
-}
-
-// best is the target of lowest (region score, load) seen so far.
-type best struct {
-	target *Target
-	score  float64
-	load   float64
-	ties   uint64 // targets seen that are equal to the best one, itself included
-	random uint64
-}
-
-func (b *best) consider(g *group, score float64, tried []*Slot) {
-	if g == nil || b.target != nil && score > b.score {
-		return
-	}
-	for i := range g.targets {
-		t := &g.targets[i]
-		n := t.Slot.own.Load()
-		if t.hard > 0 && n >= t.hard || isGone(n) {
-			continue
+		left--
+		if !s.dry {
+			g.demand.tried.Add(1)
 		}
-		// The seed's load_factor / weight. Divided, not multiplied by an inverse: so
-		// equal shares of different capacities are equal, and chance decides.
-		load := float64(n) / t.capacity
-		if b.target != nil && score == b.score && load > b.load {
-			continue
-		}
-		if len(tried) > 0 && wasTried(t.Slot, tried) {
-			continue
-		}
-		if b.target == nil || score < b.score || load < b.load {
-			b.target, b.score, b.load, b.ties = t, score, load, 1
-			continue
-		}
-		// An equal: take it with probability 1/ties, which leaves each of
-		// the equals with the same chance (reservoir sampling).
-		b.ties++
-		b.random = mix(b.random)
-		if b.random%b.ties == 0 {
-			b.target = t
+		if target := g.plan.choose(s, left == 0); target != nil {
+			return target, tier
 		}
 	}
+	score := 0.0
+	for left > 0 {
+		next, first, n := math.Inf(1), (*group)(nil), 0
+		for _, g := range p.groups {
+			if g.region == own || g.region == clients {
+				continue
+			}
+			switch _, far := t.regionScore(q.Place, g.region, g.at); {
+			case far <= score || far > next:
+			case far < next:
+				next, first, n = far, g, 1
+			default:
+				n++
+			}
+		}
+		plan := first.plan
+		if n > 1 {
+			plan = p.set(setKey{own, clients, next}, func() (alike []*group) {
+				for _, g := range p.groups {
+					if g.region == own || g.region == clients {
+						continue
+					}
+					if _, far := t.regionScore(q.Place, g.region, g.at); far == next {
+						alike = append(alike, g)
+					}
+				}
+				return alike
+			})
+		}
+		left -= n
+		if target := plan.choose(s, left == 0); target != nil {
+			if !s.dry {
+				target.demand.tried.Add(1)
+			}
+			return target, 2
+		}
+		score = next
+	}
+	return nil, 2
 }
 
 func wasTried(s *Slot, tried []*Slot) bool {

@@ -135,10 +135,10 @@ func TestPickIsTheFormula(t *testing.T) {
 			if got.Backend == nil || !slices.Contains(best, got.Backend.ID) || got.Tier != tier || got.Reason != tierReasons[tier] {
 				t.Fatalf("picked %+v, want one of %v of tier %d", got, best, tier)
 			}
-			if n := w.router.Slots.Connections(got.Backend.ID); n != w.counts[got.Backend.ID]+1 {
+			if n := w.router.own(got.Backend.ID); n != w.counts[got.Backend.ID]+1 {
 				t.Fatalf("%d connections after the pick, want %d", n, w.counts[got.Backend.ID]+1)
 			}
-			got.Slot.Release()
+			got.Slot.Release(0)
 			if len(tried) > 0 {
 				continue
 			}
@@ -151,7 +151,7 @@ func TestPickIsTheFormula(t *testing.T) {
 			}
 		}
 		for id, n := range w.counts {
-			if got := w.router.Slots.Connections(id); got != n {
+			if got := w.router.own(id); got != n {
 				t.Fatalf("%s has %d connections, want %d", id, got, n)
 			}
 		}
@@ -220,13 +220,13 @@ func TestHardLimitIsExact(t *testing.T) {
 					t.Errorf("%d connections on %s", got, c.Backend.ID)
 				}
 				n.Add(-1)
-				c.Slot.Release()
+				c.Slot.Release(0)
 			}
 		})
 	}
 	wg.Wait()
 	for id := range limits {
-		if n := r.Slots.Connections(id); n != 0 {
+		if n := r.own(id); n != 0 {
 			t.Errorf("%s keeps %d places", id, n)
 		}
 	}
@@ -248,7 +248,7 @@ func TestHardLimitIsExact(t *testing.T) {
 		t.Errorf("%d picks succeeded, want %d", got.Load(), 1+7+50+13)
 	}
 	for id, limit := range limits {
-		if n := r.Slots.Connections(id); n != limit {
+		if n := r.own(id); n != limit {
 			t.Errorf("%s has %d connections, want %d", id, n, limit)
 		}
 	}
@@ -256,17 +256,17 @@ func TestHardLimitIsExact(t *testing.T) {
 
 // TestReserve itself, where picks are too slow to meet often.
 func TestReserve(t *testing.T) {
-	var s Slot
+	s := NewRouter(NewAffinity(0, 0)).Slots.Get("x")
 	for i := range 5 {
 		if !s.reserve(5) {
 			t.Fatalf("place %d of 5 cannot be taken", i+1)
 		}
 	}
-	if s.reserve(5) || s.reserve(4) || s.reserve(1) || !s.reserve(6) || !s.reserve(0) || s.Connections() != 7 {
+	if s.reserve(5) || s.reserve(4) || s.reserve(1) || !s.reserve(6) || !s.reserve(unlimited) || s.Connections() != 7 {
 		t.Errorf("%d places taken, want 7", s.Connections())
 	}
 	for range 7 {
-		s.Release()
+		s.Release(0)
 	}
 
 	var taken atomic.Int64
@@ -281,7 +281,7 @@ func TestReserve(t *testing.T) {
 					t.Errorf("%d places taken of 2", n)
 				}
 				taken.Add(-1)
-				s.Release()
+				s.Release(0)
 			}
 		})
 	}
@@ -333,7 +333,7 @@ func TestNoPlaceIsLost(t *testing.T) {
 				random = mix(random)
 				if len(held) > 3 || random%3 == 0 && len(held) > 0 {
 					count[held[0].Backend.ID].Add(-1)
-					held[0].Slot.Release()
+					held[0].Slot.Release(0)
 					held = held[1:]
 					continue
 				}
@@ -353,7 +353,7 @@ func TestNoPlaceIsLost(t *testing.T) {
 					t.Errorf("a place held on %s is counted nowhere", c.Backend.ID)
 				}
 				count[c.Backend.ID].Add(-1)
-				c.Slot.Release()
+				c.Slot.Release(0)
 			}
 		})
 	}
@@ -364,7 +364,7 @@ func TestNoPlaceIsLost(t *testing.T) {
 				case <-stop:
 					return
 				default:
-					r.Update(snap)
+					r.Update(snap, noon)
 				}
 			}
 		})
@@ -372,19 +372,19 @@ func TestNoPlaceIsLost(t *testing.T) {
 	picking.Wait()
 	close(stop)
 	updating.Wait()
-	r.Update(with)
+	r.Update(with, noon)
 	for id := range count {
-		if n := r.Slots.Connections(id); n != 0 {
+		if n := r.own(id); n != 0 {
 			t.Errorf("%s keeps %d places", id, n)
 		}
 		if c := r.Pick(from("BR"), []*Slot{}, noon, 1); c.Backend == nil {
 			t.Error("nothing can be picked any more")
 		} else {
-			c.Slot.Release()
+			c.Slot.Release(0)
 		}
 	}
 	for i := range limit {
-		if !r.table.Load().byID["comes"].Reserve() {
+		if !r.table.Load().byID["comes"].Reserve(1) {
 			t.Errorf("place %d of %d cannot be taken", i+1, limit)
 		}
 	}
@@ -396,27 +396,27 @@ func TestPrunedSlotTakesNoPlace(t *testing.T) {
 	for _, limit := range []int64{0, 5} {
 		r := newRouter(snapshot("sa", backend("gone", "sa", hard(limit)), backend("held", "us", hard(limit))))
 		held := r.table.Load().byID["held"]
-		if !held.Reserve() {
+		if !held.Reserve(1) {
 			t.Fatal("no place")
 		}
 		old, slot := r.table.Load(), r.Slots.Get("gone")
-		r.Update(snapshot("sa"))
-		if old.byID["gone"].Reserve() || slot.Connections() != 0 {
+		r.Update(snapshot("sa"), noon)
+		if old.byID["gone"].Reserve(1) || slot.Connections() != 0 {
 			t.Errorf("a place was taken on a slot that is gone: %d", slot.Connections())
 		}
-		if target, tier := old.pick("myapp", from("BR").Place, nil, 1); target == nil || target.Backend.ID != "held" || tier != 2 && tier != 1 {
+		if target, tier := old.pick(from("BR"), &step{balance: &r.balance, alone: true, e: 1, random: 1}); target == nil || target.Backend.ID != "held" || tier != 2 && tier != 1 {
 			t.Errorf("picked %+v, want the one that is still counted", target)
 		}
 		if r.Slots.Get("held") != held.Slot || held.Slot.Connections() != 1 {
 			t.Error("a held place was pruned")
 		}
 		// What comes back begins anew, and at once.
-		r.Update(snapshot("sa", backend("gone", "sa", hard(limit))))
+		r.Update(snapshot("sa", backend("gone", "sa", hard(limit))), noon)
 		if c := r.Pick(from("BR"), nil, noon, 1); c.Backend == nil || c.Slot == slot || c.Slot.Connections() != 1 {
 			t.Errorf("%+v", c)
 		}
-		held.Slot.Release()
-		r.Update(snapshot("sa"))
+		held.Slot.Release(0)
+		r.Update(snapshot("sa"), noon)
 		if stats := r.Slots.Stats(); len(stats) != 1 || stats[0].ID != "gone" {
 			t.Errorf("slots %+v, want only the one with a connection", stats)
 		}
@@ -430,8 +430,8 @@ func TestUpdatesAtOnce(t *testing.T) {
 	r := newRouter(without)
 	for range 1500 {
 		var wg sync.WaitGroup
-		wg.Go(func() { r.Update(with) })
-		wg.Go(func() { r.Update(without) })
+		wg.Go(func() { r.Update(with, noon) })
+		wg.Go(func() { r.Update(without, noon) })
 		wg.Wait()
 		for id, target := range r.table.Load().byID {
 			if r.Slots.Get(id) != target.Slot {
@@ -458,16 +458,16 @@ func (*meanwhile) Len() int                   { return 0 }
 func TestUpdateDuringAPick(t *testing.T) {
 	m := new(meanwhile)
 	r := NewRouter(m)
-	r.Update(snapshot("sa", backend("old", "sa")))
-	m.happens = func() { r.Update(snapshot("sa", backend("new", "sa"))) }
+	r.Update(snapshot("sa", backend("old", "sa")), noon)
+	m.happens = func() { r.Update(snapshot("sa", backend("new", "sa")), noon) }
 	if c := r.Pick(from("BR"), nil, noon, 1); c.Backend == nil || c.Backend.ID != "new" {
 		t.Errorf("%+v, want new", c)
 	}
 	// A backend on which a connection is open may still be picked from the table
 	// that the pick began with; the place counts all the same.
-	m.happens = func() { r.Update(snapshot("sa")) }
-	if c := r.Pick(from("BR"), nil, noon, 1); c.Backend == nil || r.Slots.Connections("new") != 2 {
-		t.Errorf("%+v, with %d connections counted, want 2", c, r.Slots.Connections("new"))
+	m.happens = func() { r.Update(snapshot("sa"), noon) }
+	if c := r.Pick(from("BR"), nil, noon, 1); c.Backend == nil || r.own("new") != 2 {
+		t.Errorf("%+v, with %d connections counted, want 2", c, r.own("new"))
 	}
 	if c := r.Pick(from("BR"), nil, noon, 1); c.Backend != nil {
 		t.Errorf("%+v, want none", c)
@@ -477,7 +477,7 @@ func TestUpdateDuringAPick(t *testing.T) {
 func TestSlotsDoNotGrow(t *testing.T) {
 	r := newRouter(snapshot("sa"))
 	for i := range 500 {
-		r.Update(snapshot("sa", backend(fmt.Sprint("b", i), "sa"), backend("stays", "sa")))
+		r.Update(snapshot("sa", backend(fmt.Sprint("b", i), "sa"), backend("stays", "sa")), noon)
 	}
 	if got := len(r.Slots.Stats()); got != 2 {
 		t.Errorf("%d slots, want 2", got)
@@ -495,10 +495,10 @@ func TestSlotStats(t *testing.T) {
 	r.Pick(q, nil, noon, 1) // by affinity counts in its tier too
 	c.Slot.Connected(3)
 	c.Slot.Connected(5)
-	c.Slot.Failed()
+	r.Failed(c, noon)
 	c.Slot.Relayed(100, 2000)
 	c.Slot.Relayed(1, 2)
-	c.Slot.Release()
+	c.Slot.Release(0)
 	want := []SlotStats{
 		{ID: "a", Connections: 2, Picks: [tiers]uint64{2, 0, 0}},
 		{ID: "b", Connections: 1, Picks: [tiers]uint64{0, 1, 0}},
@@ -507,7 +507,7 @@ func TestSlotStats(t *testing.T) {
 	if got := r.Slots.Stats(); !slices.Equal(got, want) {
 		t.Errorf("\n%+v, want\n%+v", got, want)
 	}
-	if n := r.Slots.Connections("never seen"); n != 0 || len(r.Slots.Stats()) != 3 {
+	if n := r.own("never seen"); n != 0 || len(r.Slots.Stats()) != 3 {
 		t.Errorf("asking for one made it: %d", n)
 	}
 }
@@ -538,7 +538,7 @@ func TestPickAllocatesNothing(t *testing.T) {
 		return func() {
 			random = mix(random)
 			if c := r.Pick(q, tried, noon, random); c.Slot != nil {
-				c.Slot.Release()
+				c.Slot.Release(0)
 			}
 		}
 	}
@@ -564,7 +564,7 @@ func benchmarkPick(b *testing.B, n int) {
 	b.ReportAllocs()
 	for b.Loop() {
 		random = mix(random)
-		r.Pick(q, nil, noon, random).Slot.Release()
+		r.Pick(q, nil, noon, random).Slot.Release(0)
 	}
 }
 
@@ -581,7 +581,7 @@ func BenchmarkPick50Tier2(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		random = mix(random)
-		r.Pick(q, nil, noon, random).Slot.Release()
+		r.Pick(q, nil, noon, random).Slot.Release(0)
 	}
 }
 
@@ -597,7 +597,7 @@ func BenchmarkPick50OneRegion(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		random = mix(random)
-		r.Pick(q, nil, noon, random).Slot.Release()
+		r.Pick(q, nil, noon, random).Slot.Release(0)
 	}
 }
 
@@ -608,7 +608,7 @@ func BenchmarkPick50Bound(b *testing.B) {
 	r.Bind(q, c, noon)
 	b.ReportAllocs()
 	for b.Loop() {
-		r.Pick(q, nil, noon, 1).Slot.Release()
+		r.Pick(q, nil, noon, 1).Slot.Release(0)
 	}
 }
 
@@ -621,7 +621,7 @@ func BenchmarkPick50Parallel(b *testing.B) {
 		q := from("BR")
 		for pb.Next() {
 			random = mix(random)
-			r.Pick(q, nil, noon, random).Slot.Release()
+			r.Pick(q, nil, noon, random).Slot.Release(0)
 		}
 	})
 }

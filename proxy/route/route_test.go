@@ -63,12 +63,18 @@ func snapshot(self geo.Region, backends ...mesh.Backend) *mesh.Snapshot {
 // newRouter routes over a snapshot, with a binding lasting ten minutes.
 func newRouter(snap *mesh.Snapshot) *Router {
 	r := NewRouter(NewAffinity(10*time.Minute, 0))
-	r.Update(snap)
+	r.Update(snap, noon)
 	return r
 }
 
 // load sets how many connections a backend has.
 func (r *Router) load(id string, n int64) { r.Slots.Get(id).own.Store(n) }
+
+// own is how many connections this POP has with a backend.
+func (r *Router) own(id string) int64 {
+	n, _, _ := r.Load(&mesh.Backend{ID: id}, noon)
+	return n
+}
 
 var countries = func() *geo.Table {
 	t, err := geo.NewTable(nil)
@@ -121,7 +127,7 @@ func TestTiers(t *testing.T) {
 				id := ""
 				if got.Backend != nil {
 					id = got.Backend.ID
-					got.Slot.Release()
+					got.Slot.Release(0)
 				}
 				if id != c.want || got.Tier != c.tier || got.Reason != c.reason {
 					t.Fatalf("%q, tier %d, %s; want %q, tier %d, %s", id, got.Tier, got.Reason, c.want, c.tier, c.reason)
@@ -174,7 +180,7 @@ func TestDistanceUnknown(t *testing.T) {
 	}
 	// Singapore's antipode is in Ecuador: no place is farther than unknown.
 	far, unknown := geo.Position{Lat: -1.35, Lon: -76.18}.Vector(), geo.Vector{}
-	table := NewTable(snap, new(Slots))
+	table := &Table{Snapshot: snap}
 	for _, at := range []geo.Vector{far, unknown, {X: math.NaN(), Y: 1, Z: 1}} {
 		tier, score := table.regionScore(geo.Place{Country: "SG", Region: "ap", At: snap.Positions["ap"]}, "mars", at)
 		if tier != 2 || !(score > 2.99 && score <= 3) {
@@ -208,7 +214,7 @@ func TestShares(t *testing.T) {
 		}
 	}
 	for id, want := range map[string]int64{"a": 100, "b": 300, "c": 600, "zero": 10} {
-		if got := r.Slots.Connections(id); got < want-1 || got > want+1 {
+		if got := r.own(id); got < want-1 || got > want+1 {
 			t.Errorf("%s has %d connections, want %d", id, got, want)
 		}
 	}
@@ -250,7 +256,7 @@ func spread(r *Router, q Query, n int) map[string]int {
 		random = mix(random)
 		c := r.Pick(q, nil, noon, random)
 		seen[c.Backend.ID]++
-		c.Slot.Release()
+		c.Slot.Release(0)
 	}
 	return seen
 }
@@ -318,7 +324,7 @@ func TestExclusions(t *testing.T) {
 			want = "a"
 		}
 		got := r.Pick(from("BR"), nil, noon, 1)
-		got.Slot.Release()
+		got.Slot.Release(0)
 		if got.Backend.ID != want {
 			t.Errorf("%q: picked %s, want %s", c.want, got.Backend.ID, want)
 		}
@@ -345,7 +351,7 @@ func TestApps(t *testing.T) {
 			if !slices.Contains(want, got.Backend.ID) {
 				t.Fatalf("app %q: %s, want one of %v", app, got.Backend.ID, want)
 			}
-			got.Slot.Release()
+			got.Slot.Release(0)
 		}
 	}
 }
@@ -362,7 +368,7 @@ func TestTriedAreLeftOut(t *testing.T) {
 		}
 		ids = append(ids, c.Backend.ID)
 		tried = append(tried, c.Slot)
-		c.Slot.Release()
+		c.Slot.Release(0)
 	}
 	slices.Sort(ids[:2])
 	if !slices.Equal(ids, []string{"a", "b", "c", "d"}) {
@@ -372,14 +378,14 @@ func TestTriedAreLeftOut(t *testing.T) {
 		t.Errorf("%s was tried", c.Backend.ID)
 	}
 	for _, id := range ids {
-		if n := r.Slots.Connections(id); n != 0 {
+		if n := r.own(id); n != 0 {
 			t.Errorf("%s keeps %d places", id, n)
 		}
 	}
 	// A bound client whose backend was tried goes elsewhere.
 	c := r.Pick(q, nil, noon, 5)
 	r.Bind(q, c, noon)
-	c.Slot.Release()
+	c.Slot.Release(0)
 	if again := r.Pick(q, []*Slot{c.Slot}, noon, 5); again.Backend.ID == c.Backend.ID || again.Reason == ReasonAffinity {
 		t.Errorf("%s again, %s", again.Backend.ID, again.Reason)
 	}
@@ -399,11 +405,11 @@ func TestExplain(t *testing.T) {
 	want := Explanation{
 		Client: "200.160.2.3", Country: "BR", Region: "sa", App: "myapp", Chosen: "sa-2", Reason: "client_region",
 		Candidates: []Candidate{
-			{ID: "sa-3", Region: "sa", Tier: 0, Connections: 0, LoadFactor: 0, Weight: 1, Score: 0, Excluded: "deleted"},
-			{ID: "sa-2", Region: "sa", Tier: 0, Connections: 5, LoadFactor: 0.5, Weight: 1, Score: 0.5},
-			{ID: "sa-1", Region: "sa", Tier: 0, Connections: 100, LoadFactor: 2, Weight: 2, Score: 1, Excluded: "full"},
-			{ID: "us-1", Region: "us", Tier: 1, Connections: 25, LoadFactor: 0.5, Weight: 1, Score: 100.5},
-			{ID: "eu-1", Region: "eu", Tier: 2, Connections: 0, LoadFactor: 0, Weight: 1, Score: 100 * far, Excluded: "draining"},
+			{ID: "sa-3", Region: "sa", Tier: 0, Connections: 0, Own: 0, LoadFactor: 0, Weight: 1, Score: 0, Excluded: "deleted"},
+			{ID: "sa-2", Region: "sa", Tier: 0, Connections: 5, Own: 5, LoadFactor: 0.5, Weight: 1, Score: 0.5},
+			{ID: "sa-1", Region: "sa", Tier: 0, Connections: 100, Own: 100, LoadFactor: 2, Weight: 2, Score: 1, Excluded: "full"},
+			{ID: "us-1", Region: "us", Tier: 1, Connections: 25, Own: 25, LoadFactor: 0.5, Weight: 1, Score: 100.5},
+			{ID: "eu-1", Region: "eu", Tier: 2, Connections: 0, Own: 0, LoadFactor: 0, Weight: 1, Score: 100 * far, Excluded: "draining"},
 		},
 	}
 	for i := range want.Candidates {

@@ -30,23 +30,32 @@ type Choice struct {
 // Update may run beside any number of picks.
 type Router struct {
 	Slots    Slots
+	balance  balance
 	bindings Bindings
 	table    atomic.Pointer[Table]
+	ejecting sync.Mutex // one ejection at a time, so that they are counted
 	updating sync.Mutex // one Update at a time: a table's slots must not be pruned by another
 }
 
 // NewRouter routes nothing until the first Update.
 func NewRouter(bindings Bindings) *Router {
 	r := &Router{bindings: bindings}
-	r.table.Store(NewTable(&mesh.Snapshot{}, &r.Slots))
+	r.balance.init(&r.Slots)
+	r.table.Store(newTable(&mesh.Snapshot{}, &r.balance))
 	return r
 }
 
 // Update makes the snapshot the one that picks are made from.
-func (r *Router) Update(snap *mesh.Snapshot) {
+func (r *Router) Update(snap *mesh.Snapshot, now time.Time) {
 	r.updating.Lock()
 	defer r.updating.Unlock()
-	r.table.Store(NewTable(snap, &r.Slots))
+	old, t := r.table.Load(), newTable(snap, &r.balance)
+	for id, target := range t.byID {
+		if len(old.byID) > 0 && old.byID[id] == nil {
+			target.Slot.since.Store(now.UnixNano()) // slow start
+		}
+	}
+	r.table.Store(t)
 	r.Slots.Prune(func(id string) bool { _, ok := snap.Backend(id); return ok })
 }
 
@@ -61,8 +70,9 @@ func (r *Router) Bindings() int { return r.bindings.Len() }
 // allocates nothing and takes no lock but that of the bindings.
 func (r *Router) Pick(q Query, tried []*Slot, now time.Time, random uint64) Choice {
 	t := r.table.Load()
+	s := r.step(tried, now, random)
 	if len(tried) == 0 {
-		if target := t.bound(r.bindings, q, now); target != nil && target.Reserve() {
+		if target := t.bound(r.bindings, q, now, s.e); target != nil && target.Reserve(s.e) {
 			tier, _ := t.regionScore(q.Place, target.Backend.Region, t.Snapshot.Positions[target.Backend.Region])
 			return t.taken(target, tier, ReasonAffinity)
 		}
@@ -70,19 +80,33 @@ func (r *Router) Pick(q Query, tried []*Slot, now time.Time, random uint64) Choi
 	// A place can be gone between looking and taking, when many pick at once.
 	// Each round that loses it has seen another connection or an Update win, so this ends.
 	for {
-		target, tier := t.pick(q.App, q.Place, tried, random)
+		target, tier := t.pick(q, &s)
 		if target == nil {
 			if newer := r.table.Load(); newer != t {
 				t = newer // in which there may be one
 				continue
 			}
+			if !s.desperate {
+				s.desperate = true // better one that may have failed than none
+				continue
+			}
 			return Choice{Reason: ReasonNone}
 		}
-		if target.Reserve() {
+		if target.Reserve(s.e) {
 			return t.taken(target, tier, tierReasons[tier])
 		}
-		random = mix(random)
+		s.random = mix(s.random)
 	}
+}
+
+func (r *Router) step(tried []*Slot, now time.Time, random uint64) step {
+	b := &r.balance
+	s := step{balance: b, tried: tried, now: now, random: random, alone: b.alone.Load()}
+	if !s.alone {
+		b.fold(now)
+	}
+	s.e = b.stay.Load()
+	return s
 }
 
 func (t *Table) taken(target *Target, tier int, reason Reason) Choice {
@@ -92,7 +116,7 @@ func (t *Table) taken(target *Target, tier int, reason Reason) Choice {
 
 // bound is the target that the client is bound to, if it may still be used:
 // it serves the app, the operator lets it be reached, and it is below its limit.
-func (t *Table) bound(bindings Bindings, q Query, now time.Time) *Target {
+func (t *Table) bound(bindings Bindings, q Query, now time.Time, e float64) *Target {
 	id, ok := bindings.Get(KeyOf(q.App, q.Client), now)
 	if !ok {
 		return nil
@@ -101,7 +125,7 @@ func (t *Table) bound(bindings Bindings, q Query, now time.Time) *Target {
 	if target == nil || !serves(target.Backend, q.App) {
 		return nil
 	}
-	if target.hard > 0 && target.Slot.Connections() >= target.hard {
+	if target.Slot.Connections() >= target.limit(e) || target.Slot.out(now) {
 		return nil
 	}
 	return target

@@ -1,7 +1,6 @@
 package route
 
 import (
-	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -17,6 +16,15 @@ type Slot struct {
 	ID string
 
 	own      atomic.Int64 // connections open or being dialed
+	others   atomic.Int64 // the same of the other POPs, as last reported
+	opens    atomic.Int64 // places ever taken
+	faded    atomic.Int64 // in units of 1/fixed: of closed connections, what still counted as opened in the window
+	departed atomic.Int64 // and what did not any more
+	since    atomic.Int64 // unix ns when it came back, 0: it was never away
+	ejected  atomic.Int64 // unix ns until when, 0: it is not
+	streak   atomic.Int32 // failed connects in a row
+	window   *number      // balance.window
+	past     past         // guarded by balance.mu
 	picks    [tiers]atomic.Uint64
 	failures atomic.Uint64
 	connects atomic.Uint64 // that succeeded
@@ -24,6 +32,10 @@ type Slot struct {
 	rttLast  atomic.Int64  // ns
 	bytesIn  atomic.Uint64
 	bytesOut atomic.Uint64
+
+	ejections atomic.Uint64
+	times     int       // ejections that followed each other; guarded by Router.ejecting
+	last      time.Time // when the last one ends; the same
 }
 
 // gone is the count of a slot that Prune took out of its set, far below what
@@ -43,37 +55,46 @@ func (s *Slot) Connections() int64 {
 
 // reserve adds one unless the limit is reached. The compare-and-swap makes the
 // limit exact under any number of concurrent picks, where check-then-count overshoots.
-func (s *Slot) reserve(hard int64) bool {
-	if hard <= 0 {
+func (s *Slot) reserve(limit int64) bool {
+	if limit == unlimited {
 		if isGone(s.own.Add(1)) {
 			s.own.Add(-1)
 			return false
 		}
+		s.opens.Add(1)
 		return true
 	}
 	for {
 		n := s.own.Load()
-		if n >= hard || isGone(n) {
+		if n >= limit || isGone(n) {
 			return false
 		}
 		if s.own.CompareAndSwap(n, n+1) {
+			s.opens.Add(1)
 			return true
 		}
 	}
 }
 
-// Release gives one place back.
-func (s *Slot) Release() { s.own.Add(-1) }
+// Release gives one place back that was held for so long. What was opened in
+// the window is known to this POP alone, and so is that it is gone; what was
+// open before, the others count on.
+func (s *Slot) Release(held time.Duration) {
+	fresh := math.Exp(-max(0, held.Seconds()) / s.window.Load())
+	s.faded.Add(int64(fixed * fresh))
+	s.departed.Add(int64(fixed * (1 - fresh)))
+	s.own.Add(-1)
+}
 
 // Connected records a successful connect that took rtt.
 func (s *Slot) Connected(rtt time.Duration) {
 	s.connects.Add(1)
+	if s.streak.Load() != 0 {
+		s.streak.Store(0)
+	}
 	s.rttSum.Add(int64(rtt))
 	s.rttLast.Store(int64(rtt))
 }
-
-// Failed records a connect that did not succeed.
-func (s *Slot) Failed() { s.failures.Add(1) }
 
 // Relayed records the bytes that a connection carried: in from the client to
 // the backend, out the other way.
@@ -85,9 +106,11 @@ func (s *Slot) Relayed(in, out int64) {
 // SlotStats are a Slot's figures at one moment.
 type SlotStats struct {
 	ID                string
-	Connections       int64
+	Connections       int64         // of this POP
+	Others            int64         // of the other POPs, as last reported
 	Picks             [tiers]uint64 // by tier 0, 1, 2
 	Failures          uint64
+	Ejections         uint64
 	Connects          uint64
 	RTTSum, RTTLast   time.Duration
 	BytesIn, BytesOut uint64
@@ -98,7 +121,9 @@ func (s *Slot) Stats() SlotStats {
 	st := SlotStats{
 		ID:          s.ID,
 		Connections: s.own.Load(),
+		Others:      s.others.Load(),
 		Failures:    s.failures.Load(),
+		Ejections:   s.ejections.Load(),
 		Connects:    s.connects.Load(),
 		RTTSum:      time.Duration(s.rttSum.Load()),
 		RTTLast:     time.Duration(s.rttLast.Load()),
@@ -114,8 +139,11 @@ func (s *Slot) Stats() SlotStats {
 // Slots is the set of counts by backend id. The zero value is ready for use,
 // by any number of goroutines.
 type Slots struct {
+	window *number // for every slot
+
 	mu   sync.Mutex
 	byID map[string]*Slot
+	all  []*Slot // in the order in which they were made, so that a sum is the same every time
 }
 
 // Get finds or makes the slot of a backend.
@@ -127,20 +155,18 @@ func (s *Slots) Get(id string) *Slot {
 	}
 	slot := s.byID[id]
 	if slot == nil {
-		slot = &Slot{ID: id}
+		slot = &Slot{ID: id, window: s.window}
 		s.byID[id] = slot
+		s.all = append(s.all, slot)
 	}
 	return slot
 }
 
-// Connections is the number of places taken on a backend, 0 for one never seen.
-func (s *Slots) Connections(id string) int64 {
+// find is the slot of a backend, nil for one never seen.
+func (s *Slots) find(id string) *Slot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if slot := s.byID[id]; slot != nil {
-		return slot.Connections()
-	}
-	return 0
+	return s.byID[id]
 }
 
 // Prune forgets the slots without connections of which keep says false, so
@@ -149,15 +175,19 @@ func (s *Slots) Connections(id string) int64 {
 func (s *Slots) Prune(keep func(id string) bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	maps.DeleteFunc(s.byID, func(id string, slot *Slot) bool {
-		return !keep(id) && slot.own.CompareAndSwap(0, gone)
+	s.all = slices.DeleteFunc(s.all, func(slot *Slot) bool {
+		out := !keep(slot.ID) && slot.others.Load() == 0 && slot.own.CompareAndSwap(0, gone)
+		if out {
+			delete(s.byID, slot.ID)
+		}
+		return out
 	})
 }
 
 // Stats lists the figures of all backends by id.
 func (s *Slots) Stats() []SlotStats {
 	s.mu.Lock()
-	slots := slices.Collect(maps.Values(s.byID))
+	slots := slices.Clone(s.all)
 	s.mu.Unlock()
 	slices.SortFunc(slots, func(a, b *Slot) int { return strings.Compare(a.ID, b.ID) })
 	stats := make([]SlotStats, len(slots))

@@ -2,7 +2,11 @@ package route
 
 import (
 	"maps"
+	"math"
 	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/edgeproxy/edgeproxy/geo"
 	"github.com/edgeproxy/edgeproxy/mesh"
@@ -13,25 +17,68 @@ import (
 type Target struct {
 	Backend  *mesh.Backend
 	Slot     *Slot
+	demand   *demand
 	capacity float64 // soft_limit·weight
 	hard     int64   // hard_limit, 0 none
 }
 
+const unlimited = math.MaxInt64
+
 // Reserve takes one connection's place on the backend and says whether there
-// was one. The place is given back with Slot.Release, exactly once.
-func (t *Target) Reserve() bool { return t.Slot.reserve(t.hard) }
+// was one. The place is given back with Slot.Release, exactly once. Of the
+// connections that the others reported, e are taken to be there still.
+func (t *Target) Reserve(e float64) bool { return t.Slot.reserve(t.limit(e)) }
+
+// limit is how many connections this POP may have, beside those that the
+// others are taken to have now.
+func (t *Target) limit(e float64) int64 {
+	if t.hard == 0 {
+		return unlimited
+	}
+	others := t.Slot.others.Load()
+	if others == 0 {
+		return t.hard
+	}
+	return int64(math.Ceil(float64(t.hard) - e*float64(others)))
+}
+
+// capacityAt is less than the capacity for a while after a backend came back:
+// a cache or a pool of threads has to warm up.
+func (t *Target) capacityAt(now time.Time) float64 {
+	since := t.Slot.since.Load()
+	if since == 0 {
+		return t.capacity
+	}
+	up := now.UnixNano() - since
+	if up >= int64(slowStart) {
+		return t.capacity
+	}
+	return t.capacity * max(0.1, float64(up)/float64(slowStart))
+}
 
 // group is the routable backends of one region.
 type group struct {
 	region  geo.Region
 	at      geo.Vector // zero: unknown
 	targets []Target
+	demand  *demand
+	plan    *plan
 }
 
 // pool is the routable backends of one app, by region.
 type pool struct {
 	byRegion map[geo.Region]*group
 	groups   []*group // by region code
+
+	adding sync.Mutex
+	sets   atomic.Pointer[map[setKey]*plan]
+}
+
+// setKey names the plan over all other regions than two, of the same distance
+// as far as is known.
+type setKey struct {
+	own, clients geo.Region
+	score        float64
 }
 
 // Table is a snapshot laid out for picking. It never changes; the counts
@@ -43,12 +90,12 @@ type Table struct {
 	byID     map[string]*Target
 }
 
-// NewTable lays out a snapshot. The counts of a backend live in slots under
+// newTable lays out a snapshot. The counts of a backend live in slots under
 // its id and are carried from table to table.
-func NewTable(snap *mesh.Snapshot, slots *Slots) *Table {
+func newTable(snap *mesh.Snapshot, load *balance) *Table {
 	t := &Table{
 		Snapshot: snap,
-		every:    &pool{byRegion: map[geo.Region]*group{}},
+		every:    newPool(),
 		apps:     map[string]*pool{},
 		byID:     make(map[string]*Target, len(snap.Backends)),
 	}
@@ -57,13 +104,15 @@ func NewTable(snap *mesh.Snapshot, slots *Slots) *Table {
 		if !b.Routable() {
 			continue
 		}
-		target := Target{Backend: b, Slot: slots.Get(b.ID), capacity: b.Capacity(), hard: b.HardLimit}
+		target := Target{Backend: b, Slot: load.slots.Get(b.ID), capacity: b.Capacity(), hard: b.HardLimit}
 		t.byID[b.ID] = &target
-		t.every.add(target, snap)
-		if t.apps[b.App] == nil {
-			t.apps[b.App] = &pool{byRegion: map[geo.Region]*group{}}
+		t.every.add(target, "", snap, load)
+		if b.App != "" && t.apps[b.App] == nil {
+			t.apps[b.App] = newPool()
 		}
-		t.apps[b.App].add(target, snap)
+		if b.App != "" {
+			t.apps[b.App].add(target, b.App, snap, load)
+		}
 	}
 	t.every.sort()
 	for _, p := range t.apps {
@@ -72,19 +121,44 @@ func NewTable(snap *mesh.Snapshot, slots *Slots) *Table {
 	return t
 }
 
-func (p *pool) add(t Target, snap *mesh.Snapshot) {
-	g := p.byRegion[t.Backend.Region]
+func newPool() *pool {
+	p := &pool{byRegion: map[geo.Region]*group{}}
+	p.sets.Store(&map[setKey]*plan{})
+	return p
+}
+
+func (p *pool) add(t Target, app string, snap *mesh.Snapshot, load *balance) {
+	r := t.Backend.Region
+	g := p.byRegion[r]
 	if g == nil {
-		g = &group{region: t.Backend.Region, at: snap.Positions[t.Backend.Region]}
-		p.byRegion[g.region] = g
+		g = &group{region: r, at: snap.Positions[r], demand: load.demand(AppRegion{app, r})}
+		p.byRegion[r] = g
 	}
+	t.demand = g.demand
 	g.targets = append(g.targets, t)
 }
 
 func (p *pool) sort() {
 	for _, r := range slices.Sorted(maps.Keys(p.byRegion)) {
-		p.groups = append(p.groups, p.byRegion[r])
+		g := p.byRegion[r]
+		g.plan = newPlan(g)
+		p.groups = append(p.groups, g)
 	}
+}
+
+// set is the plan over the groups, which are the same for the same key.
+func (p *pool) set(key setKey, groups func() []*group) *plan {
+	if s := (*p.sets.Load())[key]; s != nil {
+		return s
+	}
+	p.adding.Lock()
+	defer p.adding.Unlock()
+	sets := maps.Clone(*p.sets.Load())
+	if sets[key] == nil {
+		sets[key] = newPlan(groups()...)
+		p.sets.Store(&sets)
+	}
+	return sets[key]
 }
 
 // pool is the backends that serve the app; an empty app is served by all.

@@ -1,0 +1,295 @@
+package route
+
+import (
+	"math"
+	"sync/atomic"
+	"time"
+)
+
+// sample is how many candidates a pick looks at: all where there are no more.
+const sample = 64
+
+// slowStart is how long a backend that came back gets less than its share.
+const slowStart = 10 * time.Second
+
+// plan is where this POP's next connections go among some backends: all that
+// it may choose from at one step. Quota water-filling: it works out where the
+// whole mesh should put what arrives during the age of the reports, and takes
+// its own share of that.
+type plan struct {
+	targets []Target
+	seats   []seat // of the same index
+	demands []*demand
+
+	gen      atomic.Int64 // balance.gen for which it holds
+	arrivals number       // N: of the whole mesh, during the window
+	admit    number       // a: the share of the arrivals for which there is room
+	known    number       // connections as a share of the hard limits
+}
+
+// seat is what a plan says of one target. Many read while one prepares: a mix
+// of two plans that follow each other is as good as either.
+type seat struct {
+	quota  number // connections opened during the window that it may have
+	room   number // connections of this POP that it may have, by its limit or the level
+	recent number // opened during the window, when it was prepared
+	jitter number
+	opens  atomic.Int64 // of the slot, when it was prepared
+
+	redraw time.Time // of jitter; guarded by balance.mu
+}
+
+func newPlan(groups ...*group) *plan {
+	p := &plan{}
+	for _, g := range groups {
+		p.targets = append(p.targets, g.targets...)
+		p.demands = append(p.demands, g.demand)
+	}
+	p.seats = make([]seat, len(p.targets))
+	p.gen.Store(-1)
+	return p
+}
+
+// step is one choice: what the caller gave, and what it has led to.
+type step struct {
+	*balance
+	tried  []*Slot
+	now    time.Time
+	random uint64
+	alone  bool
+	dry    bool // only to explain
+
+	desperate bool    // take ejected ones too
+	e         float64 // balance.stay
+}
+
+// uniform is the next random number in [0, 1).
+func (s *step) uniform() float64 {
+	s.random = mix(s.random)
+	return float64(s.random>>11) / (1 << 53)
+}
+
+// choose finds the target that the plan says is next; nil where all are full,
+// or where others should have what is left: only if nothing else is left to
+// this client, last, and limits are not near, does it take its chance.
+func (p *plan) choose(s *step, last bool) *Target {
+	if s.alone {
+		return p.least(s)
+	}
+	if gen := s.gen.Load(); p.gen.Load() != gen && s.mu.TryLock() {
+		p.prepareLocked(s.balance, s.now)
+		s.mu.Unlock()
+	}
+	if a := p.admit.Load(); a < 1 && !(last && p.known.Load() < 0.9) && s.uniform() > a {
+		return nil
+	}
+	if p.arrivals.Load() < 1 {
+		return p.least(s)
+	}
+	i, over := p.due(s)
+	if i < 0 && s.mu.TryLock() { // all used up, before its time
+		s.foldLocked(s.now)
+		p.prepareLocked(s.balance, s.now)
+		s.mu.Unlock()
+		i, over = p.due(s)
+	}
+	if i < 0 {
+		i = over
+	}
+	if i < 0 {
+		return nil
+	}
+	if !s.dry {
+		p.seats[i].jitter.Store(s.uniform())
+	}
+	return &p.targets[i]
+}
+
+// least is the seed's formula: the target of the least connections for its
+// capacity that is below its hard limit.
+func (p *plan) least(s *step) *Target {
+	n := len(p.targets)
+	at, ties := 0, uint64(0)
+	if n > sample {
+		at = int(s.random % uint64(n))
+	}
+	var best *Target
+	var bestLoad float64
+	for i := range n {
+		if i >= sample && best != nil {
+			break
+		}
+		t := &p.targets[at]
+		if at++; at == n {
+			at = 0
+		}
+		own := t.Slot.own.Load()
+		if isGone(own) || own >= t.limit(s.e) || t.Slot.out(s.now) && !s.desperate {
+			continue
+		}
+		// Divided, not multiplied by an inverse: so equal shares of different
+		// capacities are equal, and chance decides.
+		load := (float64(own) + s.e*float64(t.Slot.others.Load())) / t.capacityAt(s.now)
+		if best != nil && load > bestLoad || wasTried(t.Slot, s.tried) {
+			continue
+		}
+		if best == nil || load < bestLoad {
+			best, bestLoad, ties = t, load, 1
+			continue
+		}
+		// An equal: take it with probability 1/ties, which leaves each of
+		// the equals with the same chance (reservoir sampling).
+		ties++
+		s.random = mix(s.random)
+		if s.random%ties == 0 {
+			best = t
+		}
+	}
+	return best
+}
+
+// due is the index of the target that has used the least of its quota; -1
+// where none has any left.
+func (p *plan) due(s *step) (int, int) {
+	n := len(p.targets)
+	at := 0
+	if n > sample {
+		at = int(s.random % uint64(n))
+	}
+	best, bestKey := -1, math.Inf(1)
+	over, overKey := -1, math.Inf(1)
+	for i := range n {
+		if i >= sample && best >= 0 {
+			break
+		}
+		j := at
+		if at++; at == n {
+			at = 0
+		}
+		t, seat := &p.targets[j], &p.seats[j]
+		own := t.Slot.own.Load()
+		if isGone(own) || own >= t.limit(s.e) || t.Slot.out(s.now) && !s.desperate || wasTried(t.Slot, s.tried) {
+			continue
+		}
+		m := min(seat.quota.Load(), seat.room.Load()-float64(own))
+		s.random = mix(s.random)
+		used := seat.recent.Load() + float64(t.Slot.opens.Load()-seat.opens.Load())
+		if m <= 0 {
+			if key := (used - m) / t.capacity; key < overKey {
+				over, overKey = j, key
+			}
+			continue
+		}
+		key := (used + 0.2*seat.jitter.Load() + 0.1*exponential[s.random>>56]) / m
+		if key < bestKey {
+			best, bestKey = j, key
+		}
+	}
+	return best, over
+}
+
+// exponential are 256 numbers of the exponential distribution of mean 1.
+var exponential = func() (e [256]float64) {
+	for i := range e {
+		e[i] = -math.Log((float64(i) + 0.5) / 256)
+	}
+	return e
+}()
+
+// prepareLocked makes the plan that holds from now on.
+func (p *plan) prepareLocked(b *balance, now time.Time) {
+	e, window := b.stay.Load(), b.window.Load()
+	mine, peers := 0.0, 0.0
+	for _, d := range p.demands {
+		surge := 1.0
+		if d.fast > 2*d.slow && d.slow > 0 {
+			surge = min(mostSurge, float64(d.fast/d.slow))
+		}
+		mine += float64(d.fast)
+		peers += d.peers * surge
+	}
+	share := 1.0
+	if mine+peers > 0 {
+		share = mine / (mine + peers)
+	}
+	room, connections, hard := 0.0, 0.0, 0.0
+	for i := range p.targets {
+		t := &p.targets[i]
+		connections += float64(t.Slot.Connections() + t.Slot.others.Load())
+		if t.hard == 0 {
+			room, hard = math.Inf(1), math.Inf(1)
+			continue
+		}
+		room += float64(t.hard) - t.settled(e)
+		hard += float64(t.hard)
+	}
+	arrivals := (mine + peers) * window * b.survival
+	level, admit := math.Inf(1), 1.0
+	if arrivals >= room {
+		admit = max(0, room) / arrivals
+	} else if arrivals >= 1 {
+		level = p.level(arrivals, e, now)
+	}
+	for i := range p.targets {
+		p.seats[i].prepare(&p.targets[i], level, share, e, now)
+		if seat := &p.seats[i]; !now.Before(seat.redraw) {
+			r := mix(uint64(now.UnixNano()) ^ uint64(i)<<32)
+			seat.jitter.Store(float64(r>>11) / (1 << 53))
+			seat.redraw = now.Add(time.Duration(window * (0.5 + float64(mix(r)>>11)/(1<<53)) * 1e9))
+		}
+	}
+	p.arrivals.Store(arrivals)
+	p.admit.Store(admit)
+	p.known.Store(connections / hard)
+	p.gen.Store(b.gen.Load())
+}
+
+// settled is the load that every POP knows of, as much of it as is still
+// there now.
+func (t *Target) settled(e float64) float64 {
+	past := &t.Slot.past
+	return max(0, e*(float64(t.Slot.Connections())-past.rec+past.dep+float64(t.Slot.others.Load())))
+}
+
+func (seat *seat) prepare(t *Target, level, share, e float64, now time.Time) {
+	top := level * t.capacityAt(now)
+	if t.hard > 0 {
+		top = min(top, float64(t.hard))
+	}
+	past := &t.Slot.past
+	old := float64(t.Slot.Connections()) - past.rec + past.dep
+	seat.quota.Store(share*max(0, top-t.settled(e)) + past.dep - (1-e)*old)
+	seat.room.Store(top - e*float64(t.Slot.others.Load()))
+	seat.recent.Store(past.rec)
+	seat.opens.Store(t.Slot.opens.Load())
+}
+
+// level is the load for its capacity up to which the arrivals fill the targets.
+func (p *plan) level(arrivals, e float64, now time.Time) float64 {
+	high := 0.0
+	for i := range p.targets {
+		t := &p.targets[i]
+		high = max(high, (t.settled(e)+arrivals)/t.capacityAt(now))
+		if t.hard > 0 {
+			high = max(high, float64(t.hard)/t.capacityAt(now))
+		}
+	}
+	low := 0.0
+	for range 40 { // to within a part in 10^12
+		middle, sum := (low+high)/2, 0.0
+		for i := range p.targets {
+			t := &p.targets[i]
+			top := middle * t.capacityAt(now)
+			if t.hard > 0 {
+				top = min(top, float64(t.hard))
+			}
+			sum += max(0, top-t.settled(e))
+		}
+		if sum < arrivals {
+			low = middle
+		} else {
+			high = middle
+		}
+	}
+	return high
+}
