@@ -54,8 +54,9 @@ type Backend struct {
 	Healthy     bool   `json:"healthy"`
 	Weight      int64  `json:"weight"`
 	SoftLimit   int64  `json:"soft_limit"`
-	HardLimit   int64  `json:"hard_limit"` // 0: none
-	Connections int64  `json:"connections"`
+	HardLimit   int64  `json:"hard_limit"`  // 0: none
+	Connections int64  `json:"connections"` // of all POPs
+	Own         int64  `json:"own"`         // of this POP
 	State       string `json:"state"`
 	Country     string `json:"country,omitempty"`
 }

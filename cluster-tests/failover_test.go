@@ -39,18 +39,24 @@ func TestFailover(t *testing.T) {
 				})
 			}
 			all.Wait()
-			if n := p.metric(t, "edgeproxy_backend_connect_failures_total", `backend="dead-1"`); n != clients {
-				t.Errorf("%g failed connects to dead-1, want one of each of the %d clients", n, clients)
+			// Three in a row eject one of the two, at most half of the region; those
+			// who were on their way to it by then fail there all the same.
+			failed := p.metric(t, "edgeproxy_backend_connect_failures_total")
+			if failed < clients+3 || failed > 2*clients {
+				t.Errorf("%g failed connects, want %d to one of the two and at least 3 to the other", failed, clients)
 			}
-			p.expectLog(t, `"level":"warn"`, "connect to backend failed", `"backend":"dead-2"`)
+			if n := p.metric(t, "edgeproxy_backend_ejections_total"); n != 1 {
+				t.Errorf("%g backends ejected, want one of the two", n)
+			}
+			p.expectLog(t, `"level":"warn"`, "connect to backend failed", `"backend":"dead-`)
 
 			// The binding is with who answered: nobody tries the dead ones again.
 			began := time.Now()
 			if got := p.goes(t, "200.160.2.7"); got != "live" {
 				t.Errorf("the second time a client went to %s", got)
 			}
-			if n := p.metric(t, "edgeproxy_backend_connect_failures_total"); n != 2*clients {
-				t.Errorf("a bound client made it %g failed connects after %s", n, time.Since(began))
+			if n := p.metric(t, "edgeproxy_backend_connect_failures_total"); n != failed {
+				t.Errorf("a bound client made it %g failed connects after %s, from %g", n, time.Since(began), failed)
 			}
 			p.settled(t)
 			for id, b := range p.backends(t) {

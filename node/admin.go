@@ -47,15 +47,15 @@ func (a *admin) Backend(_ context.Context, id string) (api.Backend, error) {
 
 // states are the words for why a backend takes no new connections.
 var states = map[route.Exclusion]string{
-	route.Included: "up", route.Unhealthy: "down", route.Full: "full", route.Draining: "draining", route.Deleted: "deleted",
+	route.Included: "up", route.Unhealthy: "down", route.Full: "full", route.Draining: "draining", route.Deleted: "deleted", route.Ejected: "ejected",
 }
 
 func (a *admin) view(b *mesh.Backend) api.Backend {
-	n := a.router.Slots.Connections(b.ID)
+	own, n, why := a.router.Load(b, time.Now())
 	return api.Backend{
 		ID: b.ID, App: b.App, Region: string(b.Region), Addr: b.Addr.String(), Healthy: b.Healthy,
 		Weight: b.Weight, SoftLimit: b.SoftLimit, HardLimit: b.HardLimit,
-		Connections: n, State: states[route.Excluded(b, n)], Country: b.Country,
+		Connections: n, Own: own, State: states[why], Country: b.Country,
 	}
 }
 
@@ -119,6 +119,9 @@ func (a *admin) put(ctx context.Context, id string, set api.Patch, create bool, 
 	})
 	if err != nil {
 		return api.Backend{}, err
+	}
+	if set.Healthy != nil && *set.Healthy {
+		a.router.Readmit(id) // by the operator's word
 	}
 	return a.Backend(ctx, id)
 }
@@ -192,7 +195,8 @@ func (a *admin) status() api.Status {
 		MeshStatus: api.MeshStatus{Members: []api.Member{}, Peers: []api.PeerStatus{}},
 	}
 	for i := range snap.Backends {
-		if b := &snap.Backends[i]; route.Excluded(b, a.router.Slots.Connections(b.ID)) == route.Included {
+		b := &snap.Backends[i]
+		if _, _, why := a.router.Load(b, time.Now()); why == route.Included {
 			st.Backends.Up++
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/edgeproxy/edgeproxy/gossip"
 	"github.com/edgeproxy/edgeproxy/gossip/identity"
 	"github.com/edgeproxy/edgeproxy/gossip/membership"
+	"github.com/edgeproxy/edgeproxy/proxy/route"
 	"github.com/rs/zerolog"
 )
 
@@ -42,6 +43,8 @@ type replication struct {
 	cfg       *config.Config
 	store     *sqlite.Store
 	picture   *picture
+	router    *route.Router
+	life      uint64 // of this process, later ones have greater numbers
 	log       zerolog.Logger
 	base      zerolog.Logger // without a component
 	keyFile   string         // of the keyring
@@ -69,7 +72,7 @@ type replication struct {
 func newReplication(ctx context.Context, n *Node) (*replication, error) {
 	cfg, log := n.cfg, n.log.With().Str("component", "mesh").Logger()
 	m := &replication{
-		node: n.life.Node, version: n.opts.Version, cfg: cfg, store: n.store, picture: n.picture, log: log, base: n.log,
+		node: n.life.Node, version: n.opts.Version, cfg: cfg, store: n.store, picture: n.picture, router: n.router, life: uint64(time.Now().UnixNano()), log: log, base: n.log,
 		keyFile: cfg.DBPath + ".keys", pins: newPins(n.store, log), counts: newMeshCounts(), taken: make(chan string, 1), retag: make(chan struct{}, 1),
 	}
 	m.picture.keys = m.pins.read
@@ -100,6 +103,7 @@ func newReplication(ctx context.Context, n *Node) (*replication, error) {
 		Node: m.node, Nonce: m.nonce, Credentials: m.creds, Store: m.store,
 		Keyring: func() []byte { return m.creds.Keyring().Encode() }, MergeKeyring: m.mergeKeys,
 		Admit: m.pins.admit, Applied: m.applied, Conflict: m.nameTaken,
+		WholeLoad: m.wholeLoad, TookLoad: m.tookLoad,
 	}, log)
 	return m, err
 }
@@ -145,6 +149,7 @@ func (m *replication) run(ctx context.Context) {
 	}
 	g.Go(func() { m.follow(ctx) })
 	g.Go(func() { m.tidy(ctx) })
+	g.Go(func() { m.report(ctx) })
 	g.Go(func() { m.pins.run(ctx) })
 	g.Wait()
 }
@@ -158,6 +163,11 @@ func (m *replication) follow(ctx context.Context) {
 		}
 		m.streams.SetPeers(m.roster.list())
 		m.picture.setMembers(positionsOf(members))
+		for _, member := range members {
+			if member.Status == membership.StatusLeft {
+				m.router.Forget(member.Name, time.Now())
+			}
+		}
 		select {
 		case <-ctx.Done():
 			return

@@ -49,9 +49,11 @@ var (
 	descGeoOK    = desc("geo_reload_ok", "0 after a country file could not be taken into use.")
 
 	descBConns   = desc("backend_connections", "Connections of this POP to the backend, those being dialed included.", "backend", "app", "region")
+	descBMesh    = desc("backend_mesh_connections", "Connections of all POPs to the backend, those of others as last reported.", "backend", "app", "region")
 	descBUp      = desc("backend_up", "1 if the backend takes new connections.", "backend", "app", "region")
 	descBPicks   = desc("backend_picks_total", "Times the backend was picked, by tier: 0 client's region, 1 the POP's own, 2 other.", "backend", "tier")
 	descBFail    = desc("backend_connect_failures_total", "Connects to the backend that failed.", "backend")
+	descBEject   = desc("backend_ejections_total", "Times the backend was ejected because connects to it failed.", "backend")
 	descBBytes   = desc("backend_bytes_total", "Bytes relayed: in to the backend, out from it.", "backend", "direction")
 	descBRTT     = desc("backend_connect_seconds", "Successful connects to the backend and the time they took.", "backend")
 	descBRTTLast = desc("backend_last_connect_seconds", "Time that the last successful connect to the backend took.", "backend")
@@ -107,12 +109,15 @@ func (c *collector) backends(gauge, counter func(*prometheus.Desc, float64, ...s
 		if !ok {
 			continue
 		}
+		_, _, why := c.n.router.Load(b, time.Now())
 		gauge(descBConns, float64(s.Connections), s.ID, b.App, string(b.Region))
-		gauge(descBUp, truth(route.Excluded(b, s.Connections) == route.Included), s.ID, b.App, string(b.Region))
+		gauge(descBMesh, float64(s.Connections+s.Others), s.ID, b.App, string(b.Region))
+		gauge(descBUp, truth(why == route.Included), s.ID, b.App, string(b.Region))
 		for tier, picks := range s.Picks {
 			counter(descBPicks, float64(picks), s.ID, strconv.Itoa(tier))
 		}
 		counter(descBFail, float64(s.Failures), s.ID)
+		counter(descBEject, float64(s.Ejections), s.ID)
 		counter(descBBytes, float64(s.BytesIn), s.ID, "in")
 		counter(descBBytes, float64(s.BytesOut), s.ID, "out")
 		out <- prometheus.MustNewConstSummary(descBRTT, s.Connects, s.RTTSum.Seconds(), nil, s.ID)

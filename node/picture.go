@@ -28,7 +28,7 @@ const retryEvery = 250 * time.Millisecond
 type picture struct {
 	store   *sqlite.Store
 	self    mesh.POP
-	publish func(*mesh.Snapshot)
+	publish func(*mesh.Snapshot, time.Time)
 	log     zerolog.Logger
 	poked   chan struct{} // size 1: rows came from another POP, or its position
 	// fold takes over what was written to the file by others; nil without a
@@ -82,7 +82,7 @@ func (p *picture) refresh(ctx context.Context) error {
 	at := maps.Clone(p.positions)
 	maps.Copy(at, p.members)
 	snap := mesh.NewSnapshot(p.self, mesh.Rows{Backends: img.Backends, Options: img.BackendOptions}, at)
-	p.publish(snap)
+	p.publish(snap, time.Now())
 	if !slices.Equal(snap.Problems, p.problems) {
 		p.problems = snap.Problems
 		for _, problem := range snap.Problems {

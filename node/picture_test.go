@@ -23,7 +23,7 @@ func TestReadableAgainIsCurrent(t *testing.T) {
 	defer store.Close()
 	var seen *mesh.Snapshot
 	w := watcher{
-		picture: &picture{store: store, publish: func(s *mesh.Snapshot) { seen = s }, log: zerolog.Nop()},
+		picture: &picture{store: store, publish: func(s *mesh.Snapshot, _ time.Time) { seen = s }, log: zerolog.Nop()},
 		reload:  time.Hour, read: time.Now(), next: time.Now().Add(time.Hour), // read at great cost just now
 	}
 	err = store.Write(t.Context(), func(tx *sqlite.Tx) error {

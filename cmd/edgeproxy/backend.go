@@ -68,7 +68,7 @@ Rows that make no sense are left out, and named on stderr.`,
 	}
 }
 
-var stateColours = map[string]colour{"up": green, "full": yellow, "draining": yellow, "down": red, "deleted": red}
+var stateColours = map[string]colour{"up": green, "full": yellow, "draining": yellow, "down": red, "ejected": red, "deleted": red}
 
 // backends prints a table for people.
 func (c *cli) backends(list []api.Backend) error {
