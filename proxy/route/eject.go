@@ -40,6 +40,7 @@ func (s *Slot) EjectedUntil() time.Time {
 func (r *Router) Failed(c Choice, now time.Time) time.Duration {
 	s := c.Slot
 	s.failures.Add(1)
+	s.suspect.Store(true)
 	if s.streak.Add(1) < ejectAfter {
 		return 0
 	}
@@ -84,4 +85,16 @@ func (r *Router) Readmit(id string) bool {
 	s.streak.Store(0)
 	s.times = 0
 	return s.ejected.Swap(0) != 0
+}
+
+// Suspects are the backends to which a connect failed since it was last asked:
+// whoever checks them should look at once.
+func (r *Router) Suspects() []string {
+	var ids []string
+	for _, s := range r.Slots.list() {
+		if s.suspect.Load() && s.suspect.Swap(false) {
+			ids = append(ids, s.ID)
+		}
+	}
+	return ids
 }
