@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"fmt"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -127,8 +128,8 @@ func (c *Check) set(key, value string) (err error) {
 func (c *Check) setHTTP(key, value string) (err error) {
 	switch key {
 	case "path":
-		if !strings.HasPrefix(value, "/") || strings.ContainsFunc(value, notVisible) {
-			return fmt.Errorf("%s is no path: it begins with / and has no spaces or control characters", clip(value))
+		if _, err := url.ParseRequestURI(value); err != nil || !strings.HasPrefix(value, "/") || strings.Contains(value, "#") || strings.ContainsFunc(value, notVisible) {
+			return fmt.Errorf("%s is no path: it begins with / and is escaped as in a URL", clip(value))
 		}
 		c.Path = value
 	case "host":

@@ -56,6 +56,8 @@ func TestBadChecks(t *testing.T) {
 		"tcp port=65536":                       "port",
 		"http path=health":                     "path",
 		"http path=/a\x00b":                    "path",
+		"http path=/%zz":                       "path",
+		"http path=/a#b":                       "path",
 		"http path=/é":                         "path",
 		"http host=a/b":                        "host",
 		"http host=":                           "host",
