@@ -60,6 +60,9 @@ func (m *Mesh) PublishLoad(l Load) {
 	}
 }
 
+// LoadSeq is the number of the last load that was sent to anybody.
+func (m *Mesh) LoadSeq() uint64 { return m.loads.Load() }
+
 // putLoad queues a load, which replaces what it speaks of.
 func (s *stream) putLoad(l Load) {
 	if s.protocol < protocolLoad {

@@ -275,5 +275,6 @@ func (m *replication) close() error {
 	_ = m.front.Close() // closed already after an orderly end
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
+	_ = m.store.WriteTelemetry(ctx, sqlite.Telemetry{}, time.Now()) // what is left, the next start removes
 	return m.store.End(ctx)
 }

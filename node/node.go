@@ -221,6 +221,8 @@ func (n *Node) start(ctx context.Context) (err error) {
 			return err
 		}
 		n.picture.fold = n.mesh.fold
+		n.picture.telemetry = n.mesh.telemetry
+		n.picture.tell(ctx, time.Now()) // in place of what a process left that was killed
 		n.addrs.Sync = n.mesh.front.Addr().String()
 	}
 	return nil
