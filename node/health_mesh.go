@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/edgeproxy/edgeproxy/api"
+	"github.com/edgeproxy/edgeproxy/crdt/sqlite"
 	"github.com/edgeproxy/edgeproxy/geo"
 	"github.com/edgeproxy/edgeproxy/gossip"
 	"github.com/edgeproxy/edgeproxy/gossip/membership"
@@ -107,6 +108,19 @@ func (v *vigil) verdicts(id string) []api.Verdict {
 		list = append(list, api.Verdict{POP: said.POP, Up: said.Up, Since: said.Since.UTC().Truncate(time.Millisecond), Why: said.Why})
 	}
 	return list
+}
+
+// rows are all verdicts, for the database.
+func (v *vigil) rows() []sqlite.Verdict {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	var rows []sqlite.Verdict
+	for _, id := range v.board.Backends() {
+		for _, said := range v.board.Verdicts(id) {
+			rows = append(rows, sqlite.Verdict{POP: said.POP, Backend: id, Up: said.Up, Since: said.Since, Why: said.Why})
+		}
+	}
+	return rows
 }
 
 // whyOut says in one line which POP keeps a backend out of routing, since when
