@@ -106,6 +106,7 @@ func (s *Server) handler() http.Handler {
 	closed.HandleFunc("DELETE /api/v1/backends/{id}", s.delete)
 	closed.HandleFunc("GET /api/v1/explain", s.explain)
 	closed.HandleFunc("GET /api/v1/status", s.status)
+	closed.HandleFunc("GET /api/v1/load", s.load)
 	closed.HandleFunc("GET /api/v1/members", s.members)
 	closed.HandleFunc("DELETE /api/v1/members/{node}", s.forget)
 	closed.HandleFunc("POST /api/v1/leave", s.leave)
