@@ -85,7 +85,7 @@ func (p *picture) refresh(ctx context.Context) error {
 	}
 	at := maps.Clone(p.positions)
 	maps.Copy(at, p.members)
-	snap := mesh.NewSnapshot(p.self, mesh.Rows{Backends: img.Backends, Options: img.BackendOptions}, at)
+	snap := mesh.NewSnapshot(p.self, rowsOf(img), at)
 	p.publish(snap, time.Now())
 	if !slices.Equal(snap.Problems, p.problems) {
 		p.problems = snap.Problems
@@ -95,6 +95,10 @@ func (p *picture) refresh(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+func rowsOf(img *sqlite.Image) mesh.Rows {
+	return mesh.Rows{Backends: img.Backends, Options: img.BackendOptions, Services: img.Services}
 }
 
 // setPositions changes where the regions are, from the next refresh on.

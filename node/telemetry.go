@@ -48,6 +48,7 @@ func (m *replication) telemetry(now time.Time) sqlite.Telemetry {
 			t.Load = append(t.Load, sqlite.Load{POP: r.POP, Backend: id, Connections: n, Incarnation: incarnation, Seq: seq})
 		}
 	}
+	t.Health = m.vigil.rows()
 	return t
 }
 
@@ -57,7 +58,7 @@ func integer(n uint64) int64 { return int64(min(n, math.MaxInt64)) }
 // reported is what counts of every POP, this one first.
 func (m *replication) reported(now time.Time) []route.Reported {
 	own := ownLoad(m.router, now)
-	own.POP, own.Incarnation, own.Seq = m.node, m.life, m.streams.LoadSeq()
+	own.POP, own.Incarnation, own.Seq = m.node, m.vigil.life, m.streams.LoadSeq()
 	return append([]route.Reported{own}, m.router.Reported(now)...)
 }
 

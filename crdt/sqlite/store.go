@@ -39,6 +39,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 )
@@ -251,6 +252,7 @@ func (s *Store) closeLocked() error {
 type Image struct {
 	Backends       [][]any
 	BackendOptions [][]any
+	Services       [][]any
 	PopKeys        [][]any
 }
 
@@ -284,6 +286,9 @@ func (s *Store) readLocked(ctx context.Context) (_ *Image, err error) {
 	if img.BackendOptions, err = s.rowsLocked(ctx, BackendOptions); err != nil {
 		return nil, err
 	}
+	if img.Services, err = s.rowsLocked(ctx, Services); err != nil {
+		return nil, err
+	}
 	if img.PopKeys, err = s.rowsLocked(ctx, PopKeys); err != nil {
 		return nil, err
 	}
@@ -291,13 +296,21 @@ func (s *Store) readLocked(ctx context.Context) (_ *Image, err error) {
 }
 
 func (s *Store) rowsLocked(ctx context.Context, t Table) ([][]any, error) {
+	query := t.query()
 	if s.readOnly && t.Name != Backends.Name {
-		// A read-only file made by hand has only the seed's table.
-		if cols, err := columnsOf(ctx, s.reader, t.Name); err != nil || len(cols) == 0 {
+		// A read-only file made by hand has only the seed's table, one of an
+		// earlier edgeproxy not all columns.
+		cols, err := columnsOf(ctx, s.reader, t.Name)
+		if err != nil || len(cols) == 0 {
 			return nil, err
 		}
+		for _, col := range t.added {
+			if !has(cols, col) {
+				query = strings.Replace(query, "+"+col, "NULL", 1)
+			}
+		}
 	}
-	rows, err := s.reader.QueryContext(ctx, t.query())
+	rows, err := s.reader.QueryContext(ctx, query)
 	if err != nil {
 		return nil, err
 	}
