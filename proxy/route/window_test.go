@@ -183,7 +183,7 @@ func TestUrgent(t *testing.T) {
 	}
 	// Everything is urgent at every tick of two seconds.
 	var at []time.Time
-	for i := range int(2*time.Second/UrgentEvery) {
+	for i := range int(2 * time.Second / UrgentEvery) {
 		now = now.Add(UrgentEvery)
 		for j := range 20 {
 			r.load(fmt.Sprintf("b%02d", j), int64(10*(i+1)))
