@@ -51,8 +51,9 @@ type replication struct {
 	roster    *roster
 	creds     *identity.Credentials
 	version   string
-	ring      *membership.Ring // from join on
-	ringEnded chan error       // its end, once
+	via       func(addr string) string // Options.Via
+	ring      *membership.Ring         // from join on
+	ringEnded chan error               // its end, once
 	streams   *gossip.Mesh
 	front     *net.TCPListener
 	counts    *meshCounts
@@ -72,7 +73,7 @@ type replication struct {
 func newReplication(ctx context.Context, n *Node) (*replication, error) {
 	cfg, log := n.cfg, n.log.With().Str("component", "mesh").Logger()
 	m := &replication{
-		node: n.life.Node, version: n.opts.Version, cfg: cfg, store: n.store, picture: n.picture, router: n.router, life: uint64(time.Now().UnixNano()), log: log, base: n.log,
+		node: n.life.Node, version: n.opts.Version, via: n.opts.Via, cfg: cfg, store: n.store, picture: n.picture, router: n.router, life: uint64(time.Now().UnixNano()), log: log, base: n.log,
 		keyFile: cfg.DBPath + ".keys", pins: newPins(n.store, log), counts: newMeshCounts(), taken: make(chan string, 1), retag: make(chan struct{}, 1),
 	}
 	m.picture.keys = m.pins.read
@@ -100,7 +101,7 @@ func newReplication(ctx context.Context, n *Node) (*replication, error) {
 		return nil, err
 	}
 	m.streams, err = gossip.New(gossip.Config{
-		Node: m.node, Nonce: m.nonce, Credentials: m.creds, Store: m.store,
+		Node: m.node, Nonce: m.nonce, Credentials: m.creds, Store: m.store, Via: m.via,
 		Keyring: func() []byte { return m.creds.Keyring().Encode() }, MergeKeyring: m.mergeKeys,
 		Admit: m.pins.admit, Applied: m.applied, Conflict: m.nameTaken,
 		WholeLoad: m.wholeLoad, TookLoad: m.tookLoad,
