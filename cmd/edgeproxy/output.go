@@ -117,7 +117,7 @@ func (c *cli) coloured(w io.Writer) bool {
 	return isTerminal(w) && c.env("NO_COLOR") == "" && c.env("TERM") != "dumb"
 }
 
-func isTerminal(w io.Writer) bool {
+func isTerminal(w any) bool {
 	f, ok := w.(*os.File)
 	return ok && isatty.IsTerminal(f.Fd())
 }
