@@ -43,6 +43,8 @@ const fixed = 1 << 20
 type past struct {
 	rec, dep               float64 // opens that are still open; closes of what was open before
 	opens, faded, departed int64   // as last seen
+	rate                   mean    // places taken per second
+	rated                  int64   // opens, as last seen by rate
 }
 
 // demand is how many picks ask for a region's backends.
@@ -126,8 +128,8 @@ func (b *balance) fold(now time.Time) {
 }
 
 func (b *balance) foldLocked(now time.Time) {
-	dt := now.Sub(b.at).Seconds()
-	if b.at.IsZero() || dt < 0 {
+	dt, first := now.Sub(b.at).Seconds(), b.at.IsZero()
+	if first || dt < 0 {
 		dt = leastWindow.Seconds()
 	}
 	b.at = now
@@ -155,6 +157,7 @@ func (b *balance) foldLocked(now time.Time) {
 	b.opening.add(b.opened, dt, shareTau)
 	b.survival = min(1, (float64(b.recent)+1)/(float64(b.opening)+1))
 	b.leaving.add(b.closed, dt, shareTau)
+	b.rateLocked(dt, first)
 	b.stay.Store(max(0, 1-float64(b.leaving)/(float64(b.total)+1)))
 	for _, d := range b.demands {
 		n := d.tried.Load()
