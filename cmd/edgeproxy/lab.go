@@ -105,7 +105,10 @@ func (l *labRun) run(cmd *cobra.Command) error {
 // configure checks what the flags say.
 func (l *labRun) configure(asked bool) error {
 	if l.cfg.Duration <= 0 || l.cfg.Users <= 0 || l.cfg.POPs <= 0 || l.cfg.Backends <= 0 {
-		return usagef("--duration, --users, --pops and --backends must be above 0")
+		return usagef("--duration, --users, --pops and --backends must be above 0") // 0 is the default to the lab
+	}
+	if err := l.cfg.Validate(); err != nil {
+		return usageError{err}
 	}
 	if l.script == "" {
 		return nil
@@ -122,7 +125,7 @@ func (l *labRun) configure(asked bool) error {
 		return fmt.Errorf("read --script: %w", err)
 	}
 	if l.cfg.Script, err = lab.ParseScript(text); err != nil {
-		return usagef("--script: %w", err)
+		return usagef("--script %q: %w", l.script, err)
 	}
 	return nil
 }

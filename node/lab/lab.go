@@ -22,6 +22,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -53,33 +54,16 @@ const (
 	defaultDuration = 20 * time.Second
 	mostPOPs        = 8
 	mostBackends    = 64
+	mostUsers       = 200
 	showEvery       = 250 * time.Millisecond
 )
 
-func (c *Config) defaults() error {
+// withDefaults fills in what is zero.
+func (c Config) withDefaults() Config {
 	if c.Duration == 0 && c.Script == nil && c.Keys == nil {
 		c.Duration = defaultDuration
 	}
-	for _, d := range []struct {
-		name string
-		v    *int
-		def  int
-		most int
-	}{{"POPs", &c.POPs, 3, mostPOPs}, {"backends", &c.Backends, 9, mostBackends}, {"users at a time", &c.Users, 40, 200}} {
-		if *d.v == 0 {
-			*d.v = d.def
-		}
-		if *d.v < 1 || *d.v > d.most {
-			return fmt.Errorf("%d %s: want 1 to %d", *d.v, d.name, d.most)
-		}
-	}
-	// The lab is about who goes where, not about overload: also with a backend
-	// dead and a region drained, what is left has room for all.
-	left := hardLimit * max(1, c.Backends/min(c.POPs, len(regions))-1)
-	if c.Users > left {
-		return fmt.Errorf("%d users at a time would fill a region of %d backends, each with a hard limit of %d, when one is dead: at most %d",
-			c.Users, c.Backends/min(c.POPs, len(regions)), hardLimit, left)
-	}
+	c.POPs, c.Backends, c.Users = cmp.Or(c.POPs, 3), cmp.Or(c.Backends, 9), cmp.Or(c.Users, 40)
 	if c.Seed == 0 {
 		c.Seed = rand.Uint64()>>32 + 1
 	}
@@ -88,6 +72,33 @@ func (c *Config) defaults() error {
 	}
 	if c.Show == nil {
 		c.Show = func(*Report) {}
+	}
+	return c
+}
+
+// Validate names every problem.
+func (c Config) Validate() error {
+	c = c.withDefaults()
+	var errs []error
+	if c.Duration < 0 {
+		errs = append(errs, fmt.Errorf("duration %s: want more than 0", c.Duration))
+	}
+	for _, n := range []struct {
+		name    string
+		n, most int
+	}{{"POPs", c.POPs, mostPOPs}, {"backends", c.Backends, mostBackends}, {"users at a time", c.Users, mostUsers}} {
+		if n.n < 1 || n.n > n.most {
+			errs = append(errs, fmt.Errorf("%d %s: want 1 to %d", n.n, n.name, n.most))
+		}
+	}
+	if errs != nil {
+		return errors.Join(errs...)
+	}
+	// The lab is about who goes where, not about overload: with a backend dead
+	// or a region drained, what is left has room for all.
+	each := c.Backends / min(c.POPs, len(regions))
+	if room := hardLimit * max(1, each-1); c.Users > room {
+		return fmt.Errorf("%d users at a time would fill a region of %d backends with a hard limit of %d each, when one is dead: at most %d", c.Users, each, hardLimit, room)
 	}
 	return nil
 }
@@ -110,9 +121,10 @@ type run struct {
 // about what was seen until then. An error means that the lab could not be
 // played, or that something of it broke; verdicts stand in the report.
 func Run(ctx context.Context, cfg Config) (report *Report, err error) {
-	if err := cfg.defaults(); err != nil {
+	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
+	cfg = cfg.withDefaults()
 	r := &run{cfg: cfg, began: time.Now(), tally: newTally()}
 	dir, err := newTempDir()
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -22,6 +23,7 @@ import (
 // an in-memory network would replace the sockets that are to be shown.
 type links struct {
 	running *sync.WaitGroup // of the relays
+	dropped atomic.Int64    // datagrams
 
 	mu     sync.Mutex
 	relays map[hop]string           // where each hop's relay listens
@@ -168,7 +170,11 @@ func (l *links) datagrams(ctx context.Context, h hop, c net.PacketConn) {
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
-		if err == nil && l.blocked(h) == nil {
+		switch {
+		case err != nil:
+		case l.blocked(h) != nil:
+			l.dropped.Add(1)
+		default:
 			_, _ = c.WriteTo(buf[:n], to) // datagrams may be lost
 		}
 	}

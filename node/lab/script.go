@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -60,13 +61,13 @@ func ParseScript(text string) ([]Step, error) {
 			}
 			s := Step{Verb: fields[0], Args: fields[1:]}
 			if err := s.check(); err != nil {
-				return nil, fmt.Errorf("script, line %d: %q: %w", number, s, err)
+				return nil, fmt.Errorf("line %d, %q: %w", number, s, err)
 			}
 			steps = append(steps, s)
 		}
 	}
 	if len(steps) == 0 {
-		return nil, fmt.Errorf("the script holds no steps; these are known:\n%s", ScriptHelp())
+		return nil, errors.New("it holds no steps")
 	}
 	return steps, nil
 }
@@ -78,7 +79,7 @@ func (s Step) check() error {
 		for i, v := range verbs {
 			names[i] = v.name
 		}
-		return fmt.Errorf("no such step: choose of %s", strings.Join(names, ", "))
+		return fmt.Errorf("no such step, and no file: choose of %s", strings.Join(names, ", "))
 	}
 	if len(s.Args) > verbs[i].most {
 		return fmt.Errorf("too many words: %s %s", s.Verb, verbs[i].args)

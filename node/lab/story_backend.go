@@ -27,6 +27,9 @@ func (s *story) find(id string, fits func(*backend) bool) (*backend, error) {
 	return nil, fmt.Errorf("no backend is in the state for it")
 }
 
+// deadHold is how long a backend is dead at least.
+const deadHold = time.Second
+
 // kill ends a backend: its region's clients are served all the same, by others.
 func (s *story) kill(ctx context.Context, id string) (string, error) {
 	b, err := s.find(id, (*backend).alive)
@@ -46,6 +49,7 @@ func (s *story) kill(ctx context.Context, id string) (string, error) {
 		return v.scene >= scene && v.began.After(dead) && v.client.place.Region == b.region
 	})
 	err = served(ctx, w, enough)
+	pause(ctx, deadHold-time.Since(dead))
 	n, failed := w.count()
 	to := w.stop()[b.id]
 	if ctx.Err() == nil {

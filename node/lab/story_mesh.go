@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -16,6 +17,7 @@ type crossing struct {
 	soft, hard int64 // written on the one that is cut off, and on the rest
 	soft0      int64 // as they were
 	hard0      int64
+	dropped    int64 // datagrams, before
 	w          *watch
 }
 
@@ -38,6 +40,7 @@ func (s *story) cut(ctx context.Context, name string) (string, error) {
 	if !ok || len(s.world.allPOPs()) < 2 {
 		return "", fmt.Errorf("there is nothing to cut %s off from", p.name)
 	}
+	dropped := s.world.links.dropped.Load()
 	s.world.links.cut(p.name)
 	s.say("%s is cut off: its streams and gossip stop, nobody is told", p.name)
 	rest, err := s.writer(p.region)
@@ -45,7 +48,7 @@ func (s *story) cut(ctx context.Context, name string) (string, error) {
 		return "", err
 	}
 	began := time.Now()
-	c := &crossing{cut: p, rest: rest, id: b.id, soft0: s.world.ledger.number(b.id, "soft_limit"), hard0: s.world.ledger.number(b.id, "hard_limit")}
+	c := &crossing{cut: p, rest: rest, id: b.id, dropped: dropped, soft0: s.world.ledger.number(b.id, "soft_limit"), hard0: s.world.ledger.number(b.id, "hard_limit")}
 	c.soft, c.hard = c.soft0+5, c.hard0+10
 	c.w = s.tally.watch(func(v *visit) bool { return v.pop == p && v.began.After(began) })
 	s.crossing = c
@@ -71,12 +74,16 @@ func (s *story) cut(ctx context.Context, name string) (string, error) {
 // heal puts it back: then all POPs have what both sides wrote.
 func (s *story) heal(ctx context.Context, name string) (string, error) {
 	c := s.crossing
-	if c == nil || name != "" && s.world.pop(name) != c.cut {
-		return "", fmt.Errorf("%s is not cut off", name)
+	if c == nil {
+		return "", errors.New("nothing is cut off")
+	}
+	if name != "" && s.world.pop(name) != c.cut {
+		return "", fmt.Errorf("%s is not cut off: %s is", name, c.cut.name)
 	}
 	own, other := c.cut.sees(ctx, c.id), c.rest.sees(ctx, c.id)
 	s.verdict("nothing crossed the cut before it healed", own.SoftLimit == c.soft && own.HardLimit == c.hard0 && other.SoftLimit == c.soft0 && other.HardLimit == c.hard,
-		"%s has soft %d hard %d of %s, %s has soft %d hard %d", c.cut.name, own.SoftLimit, own.HardLimit, c.id, c.rest.name, other.SoftLimit, other.HardLimit)
+		"%s has soft %d hard %d of %s, %s has soft %d hard %d; %d datagrams vanished", c.cut.name, own.SoftLimit, own.HardLimit, c.id,
+		c.rest.name, other.SoftLimit, other.HardLimit, s.world.links.dropped.Load()-c.dropped)
 	s.world.links.heal(c.cut.name)
 	s.say("%s is put back", c.cut.name)
 	took, err := until(ctx, mostWait, func() bool {

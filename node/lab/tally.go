@@ -11,6 +11,7 @@ import (
 // tally counts visits.
 type tally struct {
 	mu       sync.Mutex
+	began    time.Time
 	tried    map[string]bool // countries
 	up       time.Time       // when the first was served
 	served   int
@@ -27,7 +28,7 @@ type tally struct {
 }
 
 func newTally() *tally {
-	return &tally{tried: map[string]bool{}, clients: map[string]map[string]int{}, backends: map[string]int{}, pops: map[string]int{}, watches: map[*watch]bool{}}
+	return &tally{began: time.Now(), tried: map[string]bool{}, clients: map[string]map[string]int{}, backends: map[string]int{}, pops: map[string]int{}, watches: map[*watch]bool{}}
 }
 
 func (t *tally) add(v *visit) {
@@ -44,7 +45,7 @@ func (t *tally) add(v *visit) {
 		return
 	case v.err != nil:
 		t.failed++
-		t.failure = fmt.Errorf("%s by %s: %w", country, v.pop.name, v.err)
+		t.failure = fmt.Errorf("%s by %s at %s: %w", country, v.pop.name, t.when(v), v.err)
 		return
 	}
 	if t.served++; t.served == 1 {
@@ -59,9 +60,12 @@ func (t *tally) add(v *visit) {
 	t.pops[v.pop.name]++
 	if v.astray {
 		t.astray++
-		t.strayed = fmt.Sprintf("%s by %s to %s", country, v.pop.name, v.backend)
+		t.strayed = fmt.Sprintf("%s by %s to %s at %s", country, v.pop.name, v.backend, t.when(v))
 	}
 }
+
+// when says at which time of the lab a visit began.
+func (t *tally) when(v *visit) string { return fmt.Sprintf("%.2fs", v.began.Sub(t.began).Seconds()) }
 
 // watch counts what happens to some visits from now on.
 type watch struct {
