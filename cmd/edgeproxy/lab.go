@@ -41,7 +41,7 @@ not, or the lab broke; 2: bad usage.`,
 		Example: `  edgeproxy lab
   edgeproxy lab --duration 20s --json
   edgeproxy lab --script "cut us, wait 5s, heal, weight eu-node-2 8"
-  edgeproxy lab --pops 4 --backends 12 --users 100 --seed 7 --duration 1m`,
+  edgeproxy lab --pops 4 --backends 12 --users 80 --seed 7 --duration 1m`,
 		Args:              takes(),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE:              func(cmd *cobra.Command, _ []string) error { return l.run(cmd) },

@@ -73,6 +73,7 @@ type visit struct {
 	err     error
 	broke   bool // it failed because its backend died
 	astray  bool // it should have gone elsewhere
+	crowd   bool // it came to see a share
 }
 
 var greeting = regexp.MustCompile(`^Backend: (\S+) \| Region: (\S+) \| Your IP: `)

@@ -129,14 +129,14 @@ func TestScripts(t *testing.T) {
 		t.Errorf("%v, %v", steps, err)
 	}
 	for text, want := range map[string]string{
-		"":                 "holds no steps",
-		"# nothing":        "holds no steps",
-		"kill\nexplode":    `line 2, "explode": no such step`,
-		"join ap now":      "too many words",
-		"wait":             "how long",
-		"wait soon":        "no duration",
-		"weight a many":    `weight "many"`,
-		"weight a 1000000": "want 1 to 1000",
+		"":              "holds no steps",
+		"# nothing":     "holds no steps",
+		"kill\nexplode": `line 2, "explode": no such step`,
+		"join ap now":   "too many words",
+		"wait":          "how long",
+		"wait soon":     "no duration",
+		"weight a many": `weight "many"`,
+		"weight a 11":   "want 1 to 10",
 	} {
 		if _, err := ParseScript(text); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %q", text, err, want)

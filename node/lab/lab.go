@@ -54,7 +54,7 @@ const (
 	defaultDuration = 20 * time.Second
 	mostPOPs        = 8
 	mostBackends    = 64
-	mostUsers       = 200
+	mostUsers       = 100
 	showEvery       = 250 * time.Millisecond
 )
 
@@ -94,11 +94,11 @@ func (c Config) Validate() error {
 	if errs != nil {
 		return errors.Join(errs...)
 	}
-	// The lab is about who goes where, not about overload: with a backend dead
-	// or a region drained, what is left has room for all.
+	// The lab is about who goes where, not about overload: with a backend dead,
+	// a region drained and a crowd there, what is left has room for all.
 	each := c.Backends / min(c.POPs, len(regions))
-	if room := hardLimit * max(1, each-1); c.Users > room {
-		return fmt.Errorf("%d users at a time would fill a region of %d backends with a hard limit of %d each, when one is dead: at most %d", c.Users, each, hardLimit, room)
+	if room := hardLimit / 2 * max(1, each-1); c.Users > room {
+		return fmt.Errorf("%d users at a time might fill a region of %d backends with a hard limit of %d each, when one is dead: at most %d", c.Users, each, hardLimit, room)
 	}
 	return nil
 }
@@ -113,6 +113,7 @@ type run struct {
 	probe  *probe
 	story  *story
 	saying sync.Mutex
+	steps  []Step
 	left   []string // parts of the default story that did not fit
 	cut    bool     // it was interrupted
 }
@@ -166,6 +167,9 @@ func brokenBy(ctx context.Context) error {
 
 // prepare makes what plays in the world.
 func (r *run) prepare() error {
+	if r.steps = r.cfg.Script; r.steps == nil && r.cfg.Keys == nil {
+		r.steps, r.left = plan(r.cfg.Duration, r.cfg.POPs, r.cfg.Backends)
+	}
 	var err error
 	if r.table, err = geo.NewTable(nil); err != nil {
 		return err
@@ -182,7 +186,7 @@ func (r *run) prepare() error {
 	random := func(stream uint64) *rand.Rand { return rand.New(rand.NewPCG(r.cfg.Seed, 1<<32+stream)) }
 	r.probe = &probe{world: r.world, traffic: t, rand: random}
 	r.story = &story{
-		world: r.world, tally: r.tally, rand: random(0), say: r.say, began: r.began,
+		world: r.world, tally: r.tally, traffic: t, rand: random(0), say: r.say, began: r.began,
 		ways: max(1, r.cfg.Backends/r.cfg.POPs),
 		warm: map[string]time.Time{}, back: map[string]*watch{}, drained: map[geo.Region]*watch{},
 	}
@@ -227,11 +231,7 @@ func (r *run) tell(ctx context.Context) error {
 	if r.cfg.Keys != nil {
 		return r.tellKeys(ctx)
 	}
-	steps := r.cfg.Script
-	if steps == nil {
-		steps, r.left = plan(r.cfg.Duration, r.cfg.POPs, r.cfg.Backends)
-	}
-	for _, step := range steps {
+	for _, step := range r.steps {
 		if ctx.Err() != nil {
 			return nil
 		}

@@ -72,6 +72,9 @@ func ParseScript(text string) ([]Step, error) {
 	return steps, nil
 }
 
+// mostWeight leaves a crowd below the hard limit of the backend that has it.
+const mostWeight = 10
+
 func (s Step) check() error {
 	i := slices.IndexFunc(verbs, func(v verb) bool { return v.name == s.Verb })
 	if i < 0 {
@@ -90,8 +93,8 @@ func (s Step) check() error {
 		}
 	}
 	if s.Verb == "weight" && len(s.Args) == 2 {
-		if n, err := strconv.ParseInt(s.Args[1], 10, 32); err != nil || n < 1 || n > 1000 {
-			return fmt.Errorf("weight %q: want 1 to 1000", s.Args[1])
+		if n, err := strconv.ParseInt(s.Args[1], 10, 32); err != nil || n < 1 || n > mostWeight {
+			return fmt.Errorf("weight %q: want 1 to %d", s.Args[1], mostWeight)
 		}
 	}
 	return nil

@@ -30,12 +30,13 @@ type Fault struct {
 // what it claims, as long as that may take on a busy machine, and is then about
 // what was counted.
 type story struct {
-	world *world
-	tally *tally
-	rand  *rand.Rand
-	say   func(format string, args ...any)
-	began time.Time
-	ways  int // backends that a POP brings along
+	world   *world
+	tally   *tally
+	traffic *traffic
+	rand    *rand.Rand
+	say     func(format string, args ...any)
+	began   time.Time
+	ways    int // backends that a POP brings along
 
 	mu       sync.Mutex
 	faults   []Fault

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"syscall"
 	"time"
@@ -110,10 +109,6 @@ func (s *story) returned(ctx context.Context) bool {
 // slowStart is how long a backend that came back takes to its full share.
 const slowStart = 11 * time.Second
 
-// tolerance is how far a share may be off: connections are whole, and a region
-// has a dozen at a time.
-const tolerance = 0.15
-
 // weight changes one on a POP of another region: the shares of the region
 // follow, whichever POP a client comes by.
 func (s *story) weight(ctx context.Context, id string, n int64) (string, error) {
@@ -125,7 +120,7 @@ func (s *story) weight(ctx context.Context, id string, n int64) (string, error) 
 		return "", err
 	}
 	if n == 0 {
-		n = 5 * s.world.ledger.number(b.id, "weight")
+		n = min(mostWeight, 5*s.world.ledger.number(b.id, "weight"))
 	}
 	if s.world.truth.standing(b.region) != yes {
 		return "", fmt.Errorf("region %s serves nobody now: there is no share to see", b.region)
@@ -147,38 +142,9 @@ func (s *story) weight(ctx context.Context, id string, n int64) (string, error) 
 	}
 	err = s.world.settle(ctx, []string{b.id}, func(p *pop, id string) bool { return p.sees(ctx, id).Weight == n })
 	if ctx.Err() == nil {
-		s.shares(ctx, b, n, old, err)
+		s.shares(ctx, b, fmt.Sprintf("%s with weight %d instead of %d gets its share on every POP", b.id, n, old), err)
 	}
 	return fmt.Sprintf("weight %s %d", b.id, n), nil
-}
-
-// shares judges what part of its region's connections a backend gets.
-func (s *story) shares(ctx context.Context, b *backend, n, old int64, late error) {
-	pause(ctx, longestStay+100*time.Millisecond) // until the connections of before have gone
-	after := time.Now()
-	w := s.tally.watch(func(v *visit) bool { return v.began.After(after) && v.served == b.region })
-	want, total := 0.0, 0.0
-	for _, id := range s.world.idsIn(b.region) {
-		if c := s.world.backend(id); c.alive() {
-			total += float64(s.world.ledger.number(id, "weight") * s.world.ledger.number(id, "soft_limit"))
-		}
-	}
-	want = float64(n*s.world.ledger.number(b.id, "soft_limit")) / total
-	share := 0.0
-	seen := 0
-	_, err := until(ctx, mostWait, func() bool {
-		var to int
-		if seen, to = w.to(b.id); seen < 8*enough {
-			return false
-		}
-		share = float64(to) / float64(seen)
-		return math.Abs(share-want) <= tolerance
-	})
-	w.stop()
-	if ctx.Err() == nil {
-		s.verdict(fmt.Sprintf("%s with weight %d instead of %d gets its share on every POP", b.id, n, old), late == nil && err == nil,
-			"%.0f %% of %d connections to %s, %.0f %% by weights and limits", 100*share, seen, b.region, 100*want)
-	}
 }
 
 // light is true of a backend whose share is not the greatest: a change shows.
