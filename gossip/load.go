@@ -77,6 +77,19 @@ func (s *stream) putLoad(l Load) {
 	notify(s.wake)
 }
 
+// putWhole queues all that this POP has, taken while no change can be queued
+// in between and be overwritten.
+func (s *stream) putWhole() {
+	if s.m.cfg.WholeLoad == nil || s.protocol < protocolLoad {
+		return
+	}
+	s.mu.Lock()
+	l := s.m.cfg.WholeLoad()
+	s.load, s.loadAt = &l, time.Now()
+	s.mu.Unlock()
+	notify(s.wake)
+}
+
 // then is both loads as one. Neither is changed: others send them, too.
 func (l Load) then(next Load) Load {
 	next.Whole = l.Whole

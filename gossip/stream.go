@@ -85,9 +85,7 @@ func (s *stream) run(ctx context.Context) error {
 	if s.m.cfg.Keyring != nil {
 		s.sendKeyring(s.m.cfg.Keyring()) // where it changed since hello
 	}
-	if s.m.cfg.WholeLoad != nil {
-		s.putLoad(s.m.cfg.WholeLoad())
-	}
+	s.putWhole()
 	var wg sync.WaitGroup
 	wg.Go(func() { s.close(s.read(work)) })
 	wg.Go(func() { s.work(work) })

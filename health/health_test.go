@@ -187,6 +187,26 @@ func TestLearn(t *testing.T) {
 	}
 }
 
+// TestStoppedPOPGoesOn: what it said before counts again with its next word.
+func TestStoppedPOPGoesOn(t *testing.T) {
+	b := NewBoard()
+	b.Learn(said("p", 1, map[string]Verdict{"a": down("x"), "b": up()}), noon)
+	late := noon.Add(Lease + time.Second)
+	if b.Expire(late); b.Down("a") || len(b.Backends()) != 0 {
+		t.Errorf("%q count after the lease", b.Backends())
+	}
+	changed := b.Learn(Report{POP: "p", Incarnation: 1, Seq: 2, At: late, Gone: []string{"b"}}, late)
+	if slices.Sort(changed); !slices.Equal(slices.Compact(changed), []string{"a", "b"}) || !b.Down("a") || !slices.Equal(b.Backends(), []string{"a"}) {
+		t.Errorf("%q changed, %q count after it went on", changed, b.Backends())
+	}
+	gone := late.Add(remembered + time.Second)
+	b.Expire(gone)
+	b.Learn(Report{POP: "p", Incarnation: 1, Seq: 3, At: gone}, gone)
+	if len(b.Backends()) != 0 {
+		t.Errorf("%q: what it said long ago counts again", b.Backends())
+	}
+}
+
 // TestVerdictsAreBounded: a POP that names backends for ever costs so much and no more.
 func TestVerdictsAreBounded(t *testing.T) {
 	b := NewBoard()

@@ -39,7 +39,8 @@ type vigil struct {
 	seq      uint64
 	members  []mesh.POP // that are alive, without this one
 	own      map[string]health.Verdict
-	told     map[string]health.Verdict // what the other POPs know of own
+	told     map[string]health.Verdict // what the other POPs know of own, at least
+	named    map[string]bool           // backends of which some POP may have a verdict of ours
 	suspects map[string]bool           // of this POP's clients, for the others
 	assigned []mesh.POP                // among whom the backends were shared
 	of       *mesh.Snapshot            // that was shared
@@ -49,7 +50,7 @@ func newVigil(self mesh.POP, fallback mesh.Check, router *route.Router, log zero
 	return &vigil{
 		self: self, life: uint64(time.Now().UnixNano()), router: router, fallback: fallback,
 		checker: checker.New(checker.Config{}, log.With().Str("component", "health").Logger()),
-		poked:   make(chan struct{}, 1), board: health.NewBoard(), suspects: map[string]bool{},
+		poked:   make(chan struct{}, 1), board: health.NewBoard(), named: map[string]bool{}, suspects: map[string]bool{},
 	}
 }
 

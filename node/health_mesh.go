@@ -69,12 +69,13 @@ func (v *vigil) news(l *gossip.Load, now time.Time) {
 	l.Verdicts = map[string]gossip.LoadVerdict{}
 	for id, said := range v.own {
 		if old, known := v.told[id]; !known || old != said {
-			l.Verdicts[id] = loadVerdict(said, now)
+			l.Verdicts[id], v.named[id] = loadVerdict(said, now), true
 		}
 	}
-	for id := range v.told {
+	for id := range v.named {
 		if _, still := v.own[id]; !still {
 			l.Unchecked = append(l.Unchecked, id)
+			delete(v.named, id)
 		}
 	}
 	v.told = v.own
@@ -88,7 +89,7 @@ func (v *vigil) all(l *gossip.Load, now time.Time) {
 	defer v.mu.Unlock()
 	l.Verdicts = make(map[string]gossip.LoadVerdict, len(v.own))
 	for id, said := range v.own {
-		l.Verdicts[id] = loadVerdict(said, now)
+		l.Verdicts[id], v.named[id] = loadVerdict(said, now), true
 	}
 }
 

@@ -45,6 +45,7 @@ type replication struct {
 	picture   *picture
 	router    *route.Router
 	vigil     *vigil
+	told      route.Reporter
 	log       zerolog.Logger
 	base      zerolog.Logger // without a component
 	keyFile   string         // of the keyring

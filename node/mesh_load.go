@@ -14,7 +14,6 @@ import (
 // report tells the other POPs how many connections this one has and what its
 // checks say, four times a second, until ctx ends.
 func (m *replication) report(ctx context.Context) {
-	var sent route.Reporter
 	ticker := time.NewTicker(route.ReportEvery)
 	defer ticker.Stop()
 	for {
@@ -22,7 +21,7 @@ func (m *replication) report(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case now := <-ticker.C:
-			l := m.loadOf(m.router.Report(&sent, now))
+			l := m.loadOf(m.router.Report(&m.told, now))
 			m.vigil.news(&l, now)
 			m.streams.PublishLoad(l)
 		}
@@ -32,7 +31,7 @@ func (m *replication) report(ctx context.Context) {
 // wholeLoad is for a peer whose stream has just begun.
 func (m *replication) wholeLoad() gossip.Load {
 	now := time.Now()
-	l := m.loadOf(m.router.Whole(now))
+	l := m.loadOf(m.router.Whole(&m.told, now))
 	m.vigil.all(&l, now)
 	return l
 }

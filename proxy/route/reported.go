@@ -34,6 +34,9 @@ func (r *Router) Reported(now time.Time) []Reported {
 	all := make([]Reported, 0, len(b.peers))
 	for _, name := range slices.Sorted(maps.Keys(b.peers)) {
 		p := b.peers[name]
+		if p.silent {
+			continue
+		}
 		rep := Reported{POP: name, Incarnation: p.incarnation, Seq: p.seq, At: p.at, Counts: maps.Clone(p.counts)}
 		for _, rate := range p.rates {
 			rep.Rate += rate
