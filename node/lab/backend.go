@@ -70,18 +70,14 @@ func (b *backend) start(ctx context.Context, running *sync.WaitGroup) error {
 }
 
 // kill ends it as the death of a process does: connections break, and connects
-// are refused. False: it is dead already.
-func (b *backend) kill() bool {
+// are refused. It must be alive.
+func (b *backend) kill() {
 	b.mu.Lock()
 	stop, ended := b.stop, b.ended
 	b.stop = nil
 	b.mu.Unlock()
-	if stop == nil {
-		return false
-	}
 	stop()
 	<-ended
-	return true
 }
 
 // alive says whether it serves.

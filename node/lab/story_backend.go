@@ -35,12 +35,13 @@ func (s *story) kill(ctx context.Context, id string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if !b.alive() {
+		return "", fmt.Errorf("%s is dead already", b.id)
+	}
 	if living := slices.DeleteFunc(s.world.allBackends(), func(b *backend) bool { return !b.alive() }); len(living) == 1 {
 		return "", fmt.Errorf("%s is the last one that lives", b.id)
 	}
-	if !s.world.kill(b) {
-		return "", fmt.Errorf("%s is dead already", b.id)
-	}
+	s.world.kill(b)
 	s.say("%s dies: connections to it break, new ones are refused", b.id)
 	scene := s.world.truth.now()
 	dead := time.Now()

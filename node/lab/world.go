@@ -26,7 +26,7 @@ type world struct {
 	mu       sync.Mutex
 	pops     []*pop
 	backends []*backend
-	deaths   []death
+	deaths   []*death
 	pending  []change
 }
 
@@ -36,7 +36,7 @@ type change struct {
 	seen func(p *pop, id string) bool
 }
 
-// death is when a backend died: between the two.
+// death is when a backend died: between the two; to is zero while it does.
 type death struct {
 	id       string
 	from, to time.Time
@@ -255,17 +255,17 @@ func (w *world) nearest(at geo.Vector, r *rand.Rand) *pop {
 }
 
 // kill ends a backend and notes when.
-func (w *world) kill(b *backend) bool {
-	from := time.Now()
-	if !b.kill() {
-		return false
-	}
+func (w *world) kill(b *backend) {
+	d := &death{id: b.id, from: time.Now()} // known before the first connection breaks
 	w.mu.Lock()
-	w.deaths = append(w.deaths, death{b.id, from, time.Now()})
+	w.deaths = append(w.deaths, d)
+	w.mu.Unlock()
+	b.kill()
+	w.mu.Lock()
+	d.to = time.Now()
 	w.mu.Unlock()
 	w.truth.change([]string{b.id}, func(f *fact) { f.dead = true })
 	w.truth.settle([]string{b.id}) // the dead serve nobody, whatever POPs think
-	return true
 }
 
 // broke says that a connection that has failed had begun before a backend died
@@ -273,8 +273,8 @@ func (w *world) kill(b *backend) bool {
 func (w *world) broke(v visit, ended time.Time) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return slices.ContainsFunc(w.deaths, func(d death) bool {
-		return (v.backend == "" || v.backend == d.id) && v.began.Before(d.to) && ended.After(d.from)
+	return slices.ContainsFunc(w.deaths, func(d *death) bool {
+		return (v.backend == "" || v.backend == d.id) && (d.to.IsZero() || v.began.Before(d.to)) && ended.After(d.from)
 	})
 }
 
