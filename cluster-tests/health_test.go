@@ -26,6 +26,7 @@ type door struct {
 	ln     net.Listener
 	open   map[net.Conn]bool
 	greets int // connections that stayed to be greeted: clients, not checks
+	peak   int // the most that were open at once
 }
 
 func newDoor(t testing.TB) *door {
@@ -52,6 +53,7 @@ func (d *door) serve(ln net.Listener) {
 			shut := d.ln != ln
 			if !shut {
 				d.open[c] = true
+				d.peak = max(d.peak, len(d.open))
 			}
 			d.mu.Unlock()
 			if shut {

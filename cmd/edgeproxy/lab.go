@@ -1,12 +1,14 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -64,42 +66,56 @@ type labRun struct {
 	script string
 	json   bool
 
+	screen *screen // nil: in a pipe, or beside JSON
+
 	mu     sync.Mutex
 	failed error    // of stdout: somebody closed the pipe
 	recent []string // what happened last, below the table
 }
 
-func (l *labRun) run(cmd *cobra.Command) error {
-	ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
+func (l *labRun) run(cmd *cobra.Command) (err error) {
+	ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	if err := l.configure(cmd.Flags().Changed("duration")); err != nil {
+	asked := cmd.Flags().Changed("duration")
+	if err := l.configure(asked); err != nil {
 		return err
 	}
 	// A pipe that somebody closed ends the lab in order, not by SIGPIPE.
 	signal.Ignore(syscall.SIGPIPE)
 	l.cfg.Log = l.newLogger(l.stderr, "auto").Level(zerolog.ErrorLevel)
-	live := isTerminal(l.stdout) && !l.json
-	l.cfg.Say = func(at time.Duration, line string) {
-		l.say(stop, live, fmt.Sprintf("%6.2fs  %s\n", at.Seconds(), line))
-	}
-	if live {
-		l.cfg.Show = func(r *lab.Report) { l.draw(stop, r) }
-	} else {
-		l.cfg.Show = l.ticker(stop)
-	}
-	if live && isTerminal(cmd.InOrStdin()) && l.script == "" && !cmd.Flags().Changed("duration") {
-		l.cfg.Duration = 0
-		end, err := l.readKeys(ctx, cmd.InOrStdin().(*os.File))
-		if err != nil {
+	l.cfg.Say = func(at time.Duration, line string) { l.say(stop, fmt.Sprintf("%6.2fs  %s\n", at.Seconds(), line)) }
+	l.cfg.Show = l.ticker(stop)
+	leave := func() error { return nil }
+	if out, is := l.stdout.(*os.File); is && isTerminal(out) && !l.json {
+		if leave, err = l.takeScreen(ctx, stop, cmd.InOrStdin(), out, asked); err != nil {
 			return err
 		}
-		defer end()
 	}
 	report, err := lab.Run(ctx, l.cfg)
+	err = errors.Join(err, leave())
 	if report == nil {
 		return err
 	}
-	return errors.Join(err, l.finish(report, live))
+	return errors.Join(err, l.finish(report))
+}
+
+// takeScreen shows the lab on a terminal. With nobody to say how long and what
+// happens, keys do.
+func (l *labRun) takeScreen(ctx context.Context, stop func(), in any, out *os.File, asked bool) (leave func() error, err error) {
+	if l.screen, err = openScreen(in, out); err != nil {
+		return nil, err
+	}
+	l.cfg.Show = func(r *lab.Report) { l.draw(stop, r) }
+	var steps chan lab.Step
+	if l.screen.keys != nil && l.script == "" && !asked {
+		steps = make(chan lab.Step, 4) // keys that are pressed while a step is played
+		l.cfg.Duration, l.cfg.Keys = 0, steps
+	}
+	end := l.readKeys(ctx, stop, steps)
+	return func() error {
+		end()
+		return l.screen.close()
+	}, nil
 }
 
 // configure checks what the flags say.
@@ -131,18 +147,14 @@ func (l *labRun) configure(asked bool) error {
 }
 
 // finish prints the report.
-func (l *labRun) finish(r *lab.Report, live bool) error {
+func (l *labRun) finish(r *lab.Report) error {
 	err := l.failed
 	switch {
 	case err != nil:
 	case l.json:
 		err = l.cli.json(r)
 	default:
-		text := r.Table(0) + r.Verdicts()
-		if live {
-			text = screen(text)
-		}
-		err = l.print(text)
+		err = l.print(r.Table() + r.Verdicts())
 	}
 	if err == nil && !r.OK() {
 		err = errors.New("lab: an invariant did not hold")
@@ -152,16 +164,16 @@ func (l *labRun) finish(r *lab.Report, live bool) error {
 
 // say tells what happens: below the table on a terminal, as lines in a pipe,
 // on stderr beside JSON.
-func (l *labRun) say(stop func(), live bool, line string) {
+func (l *labRun) say(stop func(), line string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if live {
-		const most = 8
-		l.recent = append(l.recent, line)
-		l.recent = l.recent[max(0, len(l.recent)-most):]
+	if l.screen == nil {
+		l.writeLocked(stop, line)
 		return
 	}
-	l.writeLocked(stop, line)
+	const most = 8
+	l.recent = append(l.recent, line)
+	l.recent = l.recent[max(0, len(l.recent)-most):]
 }
 
 func (l *labRun) writeLocked(stop func(), text string) {
@@ -187,7 +199,7 @@ func (l *labRun) ticker(stop func()) func(*lab.Report) {
 		next = float64(int(r.Seconds)) + 1
 		line := fmt.Sprintf("%6.2fs  %d served, %d failed; added p50 %.2f ms; a write is everywhere in p50 %.1f ms\n",
 			r.Seconds, r.Connections, r.Failed, r.Added.P50, r.Propagation.P50)
-		l.say(stop, false, line)
+		l.say(stop, line)
 	}
 }
 
@@ -195,22 +207,22 @@ func (l *labRun) ticker(stop func()) func(*lab.Report) {
 func (l *labRun) draw(stop func(), r *lab.Report) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	foot := "\n" + strings.Join(l.recent, "")
+	if l.failed != nil {
+		return
+	}
+	foot := append([]string{""}, l.recent...)
 	if l.cfg.Keys != nil {
-		foot += "\n" + keyHelp + "\n"
+		foot = append(foot, "", keyHelp)
 	}
-	height := 0
-	if f, ok := l.stdout.(*os.File); ok {
-		height = rows(f)
+	width, height := l.screen.size()
+	lines := slices.Collect(strings.Lines(r.Table()))
+	lines = append(lines[:min(len(lines), max(0, height-len(foot)))], foot...)
+	for i, line := range lines {
+		if runes := []rune(strings.TrimSuffix(line, "\n")); len(runes) > width {
+			lines[i] = string(runes[:width])
+		}
 	}
-	room := 0
-	if height > 0 {
-		room = max(5, height-strings.Count(foot, "\n")-1)
+	if l.failed = l.screen.draw(lines); l.failed != nil {
+		stop()
 	}
-	l.writeLocked(stop, screen(r.Table(room)+foot))
-}
-
-// screen puts text at the top of an empty screen.
-func screen(text string) string {
-	return "\x1b[H\x1b[2J" + text // ECMA-48: cursor home, erase display
 }

@@ -45,13 +45,13 @@ func TestTheWholeStoryHoldsAndNothingIsLeftBehind(t *testing.T) {
 	report, err := Run(t.Context(), Config{
 		Script: script(t, "kill, revive, cut, heal, weight, drain, undrain, join"), Log: zerolog.Nop(),
 		Say:  func(at time.Duration, line string) { t.Logf("%6.2fs  %s", at.Seconds(), line) },
-		Show: func(r *Report) { shown += len(r.Table(0)) },
+		Show: func(r *Report) { shown += len(r.Table()) },
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if !report.OK() || report.Interrupted {
-		t.Error(report.Table(0) + report.Verdicts())
+		t.Error(report.Table() + report.Verdicts())
 	}
 	if len(report.Faults) != 8 || len(report.Clients) < 30 || len(report.POPs) != 4 || len(report.Backends) != 12 || shown == 0 {
 		t.Errorf("%d steps, %d countries, %d POPs, %d backends; want 8, 30 and more, 4, 12", len(report.Faults), len(report.Clients), len(report.POPs), len(report.Backends))

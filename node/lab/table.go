@@ -9,9 +9,9 @@ import (
 )
 
 // Table is the live picture, for people: backends with the load of the mesh,
-// who goes where by region, figures, and as many countries as fit into lines
-// (0: all).
-func (r *Report) Table(lines int) string {
+// who goes where by region, figures, and last the countries, which may not all
+// fit on a screen.
+func (r *Report) Table() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "edgeproxy lab  %.0f s  %d served, %d failed\n", r.Seconds, r.Connections, r.Failed)
 	fmt.Fprintf(&b, "added by the proxy p50 %.2f ms p99 %.2f ms    a write reaches another POP in p50 %.1f ms p99 %.1f ms\n\n",
@@ -19,11 +19,7 @@ func (r *Report) Table(lines int) string {
 	r.popTable(&b)
 	r.backendTable(&b)
 	r.countryTable(&b)
-	text := b.String()
-	if all := strings.SplitAfter(text, "\n"); lines > 0 && len(all) > lines {
-		text = strings.Join(all[:lines], "")
-	}
-	return text
+	return b.String()
 }
 
 func (r *Report) popTable(b *strings.Builder) {

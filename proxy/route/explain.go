@@ -17,7 +17,7 @@ type Explanation struct {
 	Chosen     string      `json:"chosen"` // backend id, empty where there is none
 	Reason     Reason      `json:"reason"`
 	Panic      bool        `json:"panic,omitempty"` // so many of the app are down that checks are not believed
-	Candidates []Candidate `json:"candidates"` // in the order in which they would be taken
+	Candidates []Candidate `json:"candidates"`      // in the order in which they would be taken
 }
 
 // Candidate is one backend of the app as the decision saw it.
@@ -123,7 +123,7 @@ func (r *Router) Explain(q Query, now time.Time, random uint64) Explanation {
 	}
 	target, tier := t.pick(q, &s)
 	if target == nil {
-		s.desperate = true
+		s.greedy, s.desperate = true, true
 		target, tier = t.pick(q, &s)
 	}
 	if target != nil {

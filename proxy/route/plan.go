@@ -32,6 +32,7 @@ type plan struct {
 	arrivals number       // N: of the whole mesh, during the window
 	admit    number       // a: the share of the arrivals for which there is room
 	known    number       // connections as a share of the hard limits
+	unheard  number       // of the mesh's recent connections, those of other POPs for one of this POP's
 }
 
 // seat is what a plan says of one target. Many read while one prepares: a mix
@@ -63,9 +64,11 @@ type step struct {
 	tried  []*Slot
 	now    time.Time
 	random uint64
+	chance float64 // in [0, 1): where so few may come in, whether this one does; the same at every step
 	alone  bool
 	dry    bool // only to explain
 
+	greedy    bool    // take what may be beyond this POP's share of a hard limit
 	desperate bool    // take ejected ones too
 	tryFrom   int64   // of the pool
 	e         float64 // balance.stay
@@ -88,7 +91,7 @@ func (p *plan) choose(s *step, last bool) *Target {
 		p.prepareLocked(s)
 		s.mu.Unlock()
 	}
-	if a, known := p.admit.Load(), p.known.Load(); a < 1 && known >= nearFull && !(last && known < 0.9) && s.uniform() > a {
+	if a, known := p.admit.Load(), p.known.Load(); a < 1 && known >= nearFull && !(last && known < 0.9) && s.chance > a {
 		return nil
 	}
 	if p.arrivals.Load() < 1 {
@@ -183,6 +186,10 @@ func (p *plan) due(s *step) (int, int) {
 		s.random = mix(s.random)
 		used := seat.recent.Load() + float64(t.Slot.opens.Load()-seat.opens.Load())
 		if m <= 0 {
+			// The others, whose reports are older than these, have gone on too.
+			if t.hard > 0 && !s.greedy && float64(own)+s.e*float64(t.Slot.others.Load())+used*p.unheard.Load() >= float64(t.bound) {
+				continue
+			}
 			if key := (used - m) / t.capacity; key < overKey {
 				over, overKey = j, key
 			}
@@ -256,6 +263,7 @@ func (p *plan) prepareLocked(s *step) {
 	p.arrivals.Store(arrivals)
 	p.admit.Store(admit)
 	p.known.Store(connections / hard)
+	p.unheard.Store((1 - share) / max(share, 0.01))
 	p.gen.Store(b.gen.Load())
 }
 
