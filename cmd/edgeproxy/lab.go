@@ -42,7 +42,7 @@ about what was seen until then. Exit code 0: every invariant held; 1: one did
 not, or the lab broke; 2: bad usage.`,
 		Example: `  edgeproxy lab
   edgeproxy lab --duration 20s --json
-  edgeproxy lab --script "cut us, wait 5s, heal, weight eu-node-2 8"
+  edgeproxy lab --script kill,revive,cut,heal
   edgeproxy lab --pops 4 --backends 12 --users 80 --seed 7 --duration 1m`,
 		Args:              takes(),
 		ValidArgsFunction: cobra.NoFileCompletions,
