@@ -39,6 +39,10 @@ import (
 // Options are what does not come from the configuration.
 type Options struct {
 	Version string // shown in status and metrics
+
+	// Via says where this POP reaches a mesh address, host:port, of another:
+	// the lab puts relays between its POPs, which it can cut. nil: there.
+	Via func(addr string) string
 }
 
 // Node is one POP.

@@ -106,8 +106,10 @@ func flagError(cmd *cobra.Command, err error) error {
 	if bad, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
 		kind := "a " + bad.GetFlag().Value.Type()
 		switch bad.GetFlag().Value.Type() {
-		case "int64":
+		case "int64", "int", "uint64":
 			kind = "a whole number"
+		case "duration":
+			kind = "a duration, such as 20s"
 		case "bool":
 			kind = "true or false"
 		}

@@ -98,18 +98,26 @@ func (s *screen) wait(ctx context.Context, d time.Duration) (quit bool) {
 	}
 }
 
+// ctrlC is a key like others while the terminal is raw.
+const ctrlC = "\x03"
+
 // typed waits so long for a key that ends the program.
 func (s *screen) typed(d time.Duration) bool {
+	keys, gone := s.pressed(d)
+	return gone || strings.ContainsAny(keys, "qQ"+ctrlC)
+}
+
+// pressed waits so long for keys, and says which, or that the terminal is gone.
+func (s *screen) pressed(d time.Duration) (keys string, gone bool) {
 	if s.keys == nil {
 		time.Sleep(d)
-		return false
+		return "", false
 	}
 	fds := []unix.PollFd{{Fd: int32(s.keys.Fd()), Events: unix.POLLIN}}
 	if n, err := unix.Poll(fds, int(max(d.Milliseconds(), 1))); n == 0 || err != nil {
-		return false // also where a signal came, for ctx
+		return "", false // also where a signal came, for ctx
 	}
 	b := make([]byte, 64)
 	n, err := s.keys.Read(b)
-	const ctrlC = "\x03"
-	return err != nil || strings.ContainsAny(string(b[:n]), "qQ"+ctrlC) // an error: the terminal is gone
+	return string(b[:n]), err != nil
 }

@@ -9,6 +9,12 @@ import (
 // sample is how many candidates a pick looks at: all where there are no more.
 const sample = 64
 
+// nearFull is the share of the hard limits from which on a region that is going
+// to fill sends clients on before it is full. The arrivals are extrapolated,
+// from a few picks where a POP has a few: below that, no client is sent to a
+// farther region by an estimate alone.
+const nearFull = 0.5
+
 // slowStart is how long a backend that came back gets less than its share.
 const slowStart = 10 * time.Second
 
@@ -85,7 +91,7 @@ func (p *plan) choose(s *step, last bool) *Target {
 		p.prepareLocked(s)
 		s.mu.Unlock()
 	}
-	if a := p.admit.Load(); a < 1 && !(last && p.known.Load() < 0.9) && s.chance > a {
+	if a, known := p.admit.Load(), p.known.Load(); a < 1 && known >= nearFull && !(last && known < 0.9) && s.chance > a {
 		return nil
 	}
 	if p.arrivals.Load() < 1 {

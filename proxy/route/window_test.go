@@ -356,3 +356,24 @@ func benchmarkPickMesh(b *testing.B, n int) {
 		}
 	})
 }
+
+// TestFewPicksTurnNobodyAway: a POP that a region's clients rarely reach cannot
+// tell their demand from two that come together, and does not send them to a
+// farther region while the near one is nearly empty.
+func TestFewPicksTurnNobodyAway(t *testing.T) {
+	r := newRouter(snapshot("us", backend("near", "eu", hard(100)), backend("own", "us", hard(100))))
+	at := noon
+	for seq := range uint64(200) {
+		at = at.Add(100 * time.Millisecond)
+		r.Learn(Report{POP: "eu", Incarnation: 1, Seq: seq + 1, At: at.Add(-400 * time.Millisecond),
+			Counts: map[string]int64{"near": 5}, Rates: map[AppRegion]float64{{"myapp", "eu"}: 200}}, at)
+		if seq%20 > 1 {
+			continue
+		}
+		c := r.Pick(from("DE"), nil, at, seq*7919)
+		if c.Backend == nil || c.Backend.ID != "near" {
+			t.Fatalf("pick %d went to %+v, with %d connections of 100 in its region", seq, c.Backend, r.all("near"))
+		}
+		c.Slot.Release(50 * time.Millisecond)
+	}
+}
