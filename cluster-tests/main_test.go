@@ -56,11 +56,13 @@ func runTests(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	if err := prepare(dir); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
 	flag.Parse()
+	if fuzzing := given("test.fuzz") || given("test.fuzzworker"); !fuzzing { // what is fuzzed here needs no binary
+		if err := prepare(dir); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+	}
 	if !given("test.parallel") {
 		// The tests wait more than they compute.
 		if err := flag.Set("test.parallel", strconv.Itoa(4*runtime.GOMAXPROCS(0))); err != nil {

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -31,6 +32,7 @@ type pop struct {
 	log     *logBuffer          // of all its runs
 
 	cmd   *exec.Cmd
+	pid   atomic.Int64  // of the process last launched
 	ended chan struct{} // closed when the process has ended
 }
 
@@ -103,6 +105,7 @@ func (p *pop) launch(t testing.TB) {
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	p.pid.Store(int64(p.cmd.Process.Pid))
 	cmd, ended := p.cmd, make(chan struct{})
 	p.ended = ended
 	go func() {

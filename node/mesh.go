@@ -45,6 +45,7 @@ type replication struct {
 	picture   *picture
 	router    *route.Router
 	life      uint64 // of this process, later ones have greater numbers
+	clock     func() time.Time
 	log       zerolog.Logger
 	base      zerolog.Logger // without a component
 	keyFile   string         // of the keyring
@@ -72,7 +73,7 @@ type replication struct {
 func newReplication(ctx context.Context, n *Node) (*replication, error) {
 	cfg, log := n.cfg, n.log.With().Str("component", "mesh").Logger()
 	m := &replication{
-		node: n.life.Node, version: n.opts.Version, cfg: cfg, store: n.store, picture: n.picture, router: n.router, life: uint64(time.Now().UnixNano()), log: log, base: n.log,
+		node: n.life.Node, version: n.opts.Version, cfg: cfg, store: n.store, picture: n.picture, router: n.router, life: uint64(time.Now().UnixNano()), clock: n.opts.Now, log: log, base: n.log,
 		keyFile: cfg.DBPath + ".keys", pins: newPins(n.store, log), counts: newMeshCounts(), taken: make(chan string, 1), retag: make(chan struct{}, 1),
 	}
 	m.picture.keys = m.pins.read
@@ -103,7 +104,7 @@ func newReplication(ctx context.Context, n *Node) (*replication, error) {
 		Node: m.node, Nonce: m.nonce, Credentials: m.creds, Store: m.store,
 		Keyring: func() []byte { return m.creds.Keyring().Encode() }, MergeKeyring: m.mergeKeys,
 		Admit: m.pins.admit, Applied: m.applied, Conflict: m.nameTaken,
-		WholeLoad: m.wholeLoad, TookLoad: m.tookLoad,
+		WholeLoad: m.wholeLoad, TookLoad: m.tookLoad, Now: m.clock,
 	}, log)
 	return m, err
 }
@@ -129,7 +130,7 @@ func (m *replication) now() int64 {
 	if m.streams != nil {
 		offset = m.streams.Offset()
 	}
-	return time.Now().Add(offset).UnixMilli()
+	return m.clock().Add(offset).UnixMilli()
 }
 
 // run takes part in the mesh until ctx ends. A part that cannot go on does not

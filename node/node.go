@@ -37,7 +37,8 @@ import (
 
 // Options are what does not come from the configuration.
 type Options struct {
-	Version string // shown in status and metrics
+	Version string           // shown in status and metrics
+	Now     func() time.Time // this machine's clock as the records have it; default time.Now
 }
 
 // Node is one POP.
@@ -76,6 +77,9 @@ type Addrs struct {
 
 // New makes a POP that does nothing until Run.
 func New(cfg *config.Config, opts Options, log zerolog.Logger) *Node {
+	if opts.Now == nil {
+		opts.Now = time.Now
+	}
 	n := &Node{opts: opts, log: log, cfg: cfg, ready: make(chan struct{}), aborted: make(chan struct{})}
 	return n
 }
