@@ -24,6 +24,11 @@ func TestScenarios(t *testing.T) {
 			return newLoopback(t, seed, slices.Contains(needs, "disk"))
 		})
 	})
+	for _, kind := range []string{"netns", "lab"} {
+		if wanted(kind) {
+			t.Run(kind, func(t *testing.T) { playOn(t, kind, files) })
+		}
+	}
 }
 
 func playAll(t *testing.T, files []string, beside bool, on func(t testing.TB, seed uint64, needs []string) substrate) {

@@ -1,0 +1,25 @@
+package clustertests
+
+import (
+	"slices"
+	"sync"
+	"testing"
+)
+
+// sweep removes what interrupted runs have left behind, once.
+var sweep = sync.OnceFunc(func() {
+	sweepSpaces()
+	sweepDisks()
+})
+
+// playOn plays scenarios on what needs root. Who asks for it and cannot have it fails.
+func playOn(t *testing.T, kind string, files []string) {
+	if err := canSpaces(); err != nil {
+		t.Fatal(err)
+	}
+	sweep()
+	t.Parallel()
+	playAll(t, files, true, func(t testing.TB, seed uint64, needs []string) substrate {
+		return newSpaces(t, seed, slices.Contains(needs, "disk"))
+	})
+}
