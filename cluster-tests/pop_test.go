@@ -23,13 +23,14 @@ type pop struct {
 	mu          sync.Mutex // while PopFile is written
 	api.PopFile            // addresses, name and process id, valid while it runs
 
-	dir, db string
-	env     []string // of several entries for one variable the last one counts
-	args    []string
-	user    *syscall.Credential // nil: ours
-	netns   string              // network namespace; empty: ours
-	token   string              // of its API
-	log     *logBuffer          // of all its runs
+	dir, db   string
+	env       []string // of several entries for one variable the last one counts
+	args      []string
+	user      *syscall.Credential // nil: ours
+	netns     string              // network namespace; empty: ours
+	container string              // that it runs in; empty: a process of ours
+	token     string              // of its API
+	log       *logBuffer          // of all its runs
 
 	cmd   *exec.Cmd
 	pid   atomic.Int64  // of the process last launched
@@ -71,11 +72,11 @@ func startPOP(t testing.TB, rows []row, env ...string) *pop {
 // state is a POP in one line.
 func (p *pop) state() string {
 	s := fmt.Sprintf("POP in %s: node %s, pid %d, listen %s, api %s", p.dir, p.Node, p.PID, p.Listen, p.API)
-	if p.cmd == nil {
+	if p.cmd == nil && p.container == "" {
 		return s + ", never started"
 	}
 	select {
-	case <-p.ended:
+	case <-p.ended: // of a container: never
 		return s + ", ended with " + p.cmd.ProcessState.String()
 	default:
 	}

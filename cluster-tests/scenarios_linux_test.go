@@ -14,6 +14,11 @@ var sweep = sync.OnceFunc(func() {
 
 // playOn plays scenarios on what needs root. Who asks for it and cannot have it fails.
 func playOn(t *testing.T, kind string, files []string) {
+	if kind == "lab" {
+		l := startLab(t)
+		playAll(t, files, false, func(t testing.TB, _ uint64, _ []string) substrate { return newContainers(t, l) })
+		return
+	}
 	if err := canSpaces(); err != nil {
 		t.Fatal(err)
 	}

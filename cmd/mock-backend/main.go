@@ -32,7 +32,7 @@ var errUsage = errors.New("usage")
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	err := run(ctx, os.Args[1:], os.Stderr)
+	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
 	switch {
 	case errors.Is(err, flag.ErrHelp):
@@ -53,6 +53,7 @@ type settings struct {
 	row              mockbackend.Row
 	call, from       string
 	every            time.Duration
+	clients          netip.Prefix
 }
 
 const callTimeout = 10 * time.Second
@@ -73,7 +74,7 @@ func parse(args []string, out io.Writer) (s settings, err error) {
 	flags.IntVar(&s.row.Soft, "soft", 50, "with -register: comfortable number of connections")
 	flags.IntVar(&s.row.Hard, "hard", 100, "with -register: greatest number of connections")
 	flags.StringVar(&s.call, "call", "", "be a client of host:port instead, and print who answers")
-	flags.StringVar(&s.from, "from", "", "with -call: address of the client, sent by PROXY header")
+	flags.StringVar(&s.from, "from", "", "with -call: address of the client, sent by PROXY header; or a prefix, each connection from the next address in it")
 	flags.IntVar(&s.n, "n", 1, "with -call: connections at a time")
 	flags.DurationVar(&s.every, "every", 0, "with -call: do it again and again, so far apart")
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
@@ -94,21 +95,29 @@ func parse(args []string, out io.Writer) (s settings, err error) {
 	if _, err := netip.ParseAddr(s.addr); err != nil && s.register != "" {
 		return wrong("-register needs -addr with the IP address by which edgeproxy reaches this backend")
 	}
-	if _, err := netip.ParseAddr(s.from); err != nil && s.from != "" {
-		return wrong("-from %s: not an IP address", s.from)
+	if s.clients, err = network(s.from); err != nil && s.from != "" {
+		return wrong("-from %s: neither an IP address nor a prefix", s.from)
 	}
 	return s, nil
 }
 
-// run serves, or calls, until ctx ends. What a person should read goes to out; errUsage and flag.ErrHelp have been
-// explained there.
-func run(ctx context.Context, args []string, out io.Writer) error {
+// network is a prefix, or one address.
+func network(text string) (netip.Prefix, error) {
+	if a, err := netip.ParseAddr(text); err == nil {
+		return a.Prefix(a.BitLen())
+	}
+	return netip.ParsePrefix(text)
+}
+
+// run serves, or calls, until ctx ends. Who answered a call goes to stdout, what a person should read besides to out;
+// errUsage and flag.ErrHelp have been explained there.
+func run(ctx context.Context, args []string, stdout, out io.Writer) error {
 	s, err := parse(args, out)
 	if err != nil {
 		return err
 	}
 	if s.call != "" {
-		return callers(ctx, s, out)
+		return callers(ctx, s, stdout, out)
 	}
 	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort(s.addr, strconv.Itoa(s.port)))
 	if err != nil {
@@ -145,18 +154,15 @@ func register(ctx context.Context, s settings, b server, addr netip.AddrPort) er
 }
 
 // callers calls once, or until ctx ends; then what fails is told, and the next call comes all the same.
-func callers(ctx context.Context, s settings, out io.Writer) error {
-	call := mockbackend.Call{Addr: s.call, N: s.n, Timeout: callTimeout}
-	if s.from != "" {
-		call.From = netip.MustParseAddr(s.from) // parse has seen that it is one
-	}
+func callers(ctx context.Context, s settings, stdout, out io.Writer) error {
+	call := mockbackend.Call{Addr: s.call, From: s.clients, N: s.n, Timeout: callTimeout}
 	if s.every <= 0 {
-		return call.Do(ctx, out)
+		return call.Do(ctx, stdout)
 	}
 	pace := time.NewTicker(s.every)
 	defer pace.Stop()
 	for {
-		if err := call.Do(ctx, out); err != nil && ctx.Err() == nil {
+		if err := call.Do(ctx, stdout); err != nil && ctx.Err() == nil {
 			fmt.Fprintln(out, "no answer:", err)
 		}
 		select {

@@ -23,7 +23,7 @@ func start(t *testing.T, args ...string) (said string, end func() error) {
 	r, w := io.Pipe()
 	done := make(chan error, 1) // one result, whether or not it is fetched
 	go func() {
-		err := run(ctx, args, w)
+		err := run(ctx, args, w, w)
 		w.CloseWithError(io.EOF)
 		done <- err
 	}()
@@ -106,12 +106,12 @@ func TestMistakes(t *testing.T) {
 		{"9001", `unexpected argument "9001"`, errUsage},
 		{"-addr 127.0.0.1:9001", "the port goes in -port", errUsage},
 		{"-register http://127.0.0.1:1", "-register needs -addr", errUsage},
-		{"-call 127.0.0.1:1 -from here", "-from here: not an IP address", errUsage},
+		{"-call 127.0.0.1:1 -from here", "-from here: neither an IP address", errUsage},
 		{"-addr 127.0.0.1 -port 0 -register http://127.0.0.1:1", "serves http", errors.New("nobody there")},
 		{"-help", "-region", nil},
 	} {
 		var out strings.Builder
-		err := run(t.Context(), strings.Fields(tc.args), &out)
+		err := run(t.Context(), strings.Fields(tc.args), &out, &out)
 		if err == nil || tc.err == errUsage && !errors.Is(err, tc.err) {
 			t.Errorf("%s: error %v, want %v", tc.args, err, tc.err)
 		}
@@ -129,7 +129,7 @@ func TestTaken(t *testing.T) {
 	}
 	defer ln.Close()
 	_, port, _ := net.SplitHostPort(ln.Addr().String())
-	err = run(t.Context(), []string{"-addr", "127.0.0.1", "-port", port}, io.Discard)
+	err = run(t.Context(), []string{"-addr", "127.0.0.1", "-port", port}, io.Discard, io.Discard)
 	if err == nil || !strings.Contains(err.Error(), "choose another with -addr or -port") {
 		t.Errorf("error %v", err)
 	}

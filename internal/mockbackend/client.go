@@ -15,7 +15,7 @@ import (
 // and back while all of them are open, and closes them.
 type Call struct {
 	Addr    string        // host:port
-	From    netip.Addr    // where it is valid, a PROXY v1 header says that the client is there
+	From    netip.Prefix  // where it is valid, PROXY v1 headers say that each connection is from the next address in it
 	N       int           // connections
 	Timeout time.Duration // of each connection
 }
@@ -46,7 +46,7 @@ func (c Call) talk(conn net.Conn, n int) (greeting string, err error) {
 		return "", err
 	}
 	if c.From.IsValid() {
-		if _, err := io.WriteString(conn, proxyHeader(c.From)); err != nil {
+		if _, err := io.WriteString(conn, proxyHeader(nth(c.From, n))); err != nil {
 			return "", err
 		}
 	}
@@ -66,6 +66,17 @@ func (c Call) talk(conn net.Conn, n int) (greeting string, err error) {
 		return "", fmt.Errorf("%q came back as %q", line, echo)
 	}
 	return greeting, nil
+}
+
+// nth is the n-th address of a network, counted from the one that it was written with; after the last comes the first.
+func nth(network netip.Prefix, n int) netip.Addr {
+	a := network.Addr()
+	for range n {
+		if a = a.Next(); !network.Contains(a) {
+			a = network.Masked().Addr()
+		}
+	}
+	return a
 }
 
 // proxyHeader is of version 1 (https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt, 2.1). The destination is

@@ -22,7 +22,7 @@ func TestCall(t *testing.T) {
 		t.Errorf("%d greetings, %d connections, %d lines, want 5 of each", n, b.Accepted(), b.Requests())
 	}
 	// A backend takes the header for a line, and its answer is then not the one to ours.
-	if err := (Call{Addr: addr, From: netip.MustParseAddr("2001:db8::7"), N: 1, Timeout: time.Minute}).Do(t.Context(), &out); err == nil || !strings.Contains(err.Error(), "PROXY TCP6 2001:db8::7 ") {
+	if err := (Call{Addr: addr, From: netip.MustParsePrefix("2001:db8::7/128"), N: 1, Timeout: time.Minute}).Do(t.Context(), &out); err == nil || !strings.Contains(err.Error(), "PROXY TCP6 2001:db8::7 ") {
 		t.Errorf("error %v, want the header named", err)
 	}
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
