@@ -28,3 +28,15 @@ func playOn(t *testing.T, kind string, files []string) {
 		return newSpaces(t, seed, slices.Contains(needs, "disk"))
 	})
 }
+
+// torment is where TestNemesis plays: in namespaces, where somebody asks for them.
+func torment(t testing.TB, seed uint64) substrate {
+	if !wanted("netns") {
+		return newLoopback(t, seed, (&processes{}).refuses("disk") == "")
+	}
+	if err := canSpaces(); err != nil {
+		t.Fatal(err)
+	}
+	sweep()
+	return newSpaces(t, seed, true)
+}
