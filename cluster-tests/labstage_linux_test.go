@@ -194,12 +194,8 @@ func (c *containers) call(p *pop, from netip.Prefix, n int) (who []string, err e
 	if err != nil {
 		return nil, err
 	}
-	for line := range strings.Lines(out) {
-		m := greeting.FindStringSubmatch(line)
-		if m == nil {
-			return who, fmt.Errorf("strange greeting %q", line)
-		}
-		who = append(who, m[1])
+	if who, err = greeters(out); err != nil {
+		return who, err
 	}
 	if len(who) != n {
 		return who, fmt.Errorf("%d answers, want %d", len(who), n)

@@ -6,8 +6,11 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/edgeproxy/edgeproxy/internal/mockbackend"
 )
 
 // substrate is where the POPs of a scenario run and what can be done to them
@@ -99,28 +102,23 @@ func (s *processes) backends(m *mesh) (map[string]netip.AddrPort, error) {
 	return all, m.pops[0].write(insert(rows...))
 }
 
-// nth is an address of a network; after the last comes the first again.
-func nth(network netip.Prefix, n int) netip.Addr {
-	a := network.Addr()
-	for range n {
-		if a = a.Next(); !network.Contains(a) {
-			a = network.Masked().Addr()
-		}
+func (s *processes) call(p *pop, from netip.Prefix, n int) ([]string, error) {
+	var out strings.Builder
+	call := mockbackend.Call{Addr: local(p.Listen), From: from, N: n, Timeout: soon}
+	if err := call.Do(s.t.Context(), &out); err != nil {
+		return nil, err
 	}
-	return a
+	return greeters(out.String())
 }
 
-func (s *processes) call(p *pop, from netip.Prefix, n int) (who []string, err error) {
-	for i := range n {
-		v, err := p.call(nth(from, i).String())
-		if err != nil {
-			return who, err
+// greeters are who greeted, a line each.
+func greeters(lines string) (who []string, err error) {
+	for line := range strings.Lines(lines) {
+		m := greeting.FindStringSubmatch(line)
+		if m == nil {
+			return who, fmt.Errorf("strange greeting %q", line)
 		}
-		defer v.Close() // after the last: they are open at the same time
-		if err := v.echo(fmt.Sprintf("line %d", i)); err != nil {
-			return who, err
-		}
-		who = append(who, v.backend)
+		who = append(who, m[1])
 	}
 	return who, nil
 }
