@@ -55,14 +55,13 @@ func newStage(t testing.TB, on substrate, seed uint64) *stage {
 		t: t, on: on, seed: seed, rand: rand.New(rand.NewPCG(seed, 1)), pops: map[string]*pop{}, down: map[string]bool{}, hurt: map[string]bool{}, refused: map[string]error{},
 		began: time.Now(), rec: &recorder{began: time.Now()},
 	}
-	t.Cleanup(func() { // before the processes end
-		s.writers.stop()
-		s.clients.stop()
-		if t.Failed() {
-			t.Log(s.story())
-		}
-	})
+	t.Cleanup(s.stopCrowds)
 	return s
+}
+
+func (s *stage) stopCrowds() {
+	s.writers.stop()
+	s.clients.stop()
 }
 
 // story is what a person needs to know of a failed scenario.
@@ -86,6 +85,12 @@ func (s *stage) note(format string, args ...any) {
 // play does the steps, and ends the test with the first one that fails.
 func (s *stage) play(name string, steps []step) {
 	s.t.Helper()
+	defer func() {
+		if s.t.Failed() { // while there is still something to be seen
+			s.stopCrowds()
+			s.t.Log(s.story())
+		}
+	}()
 	for _, step := range steps {
 		s.note("%s", step)
 		if err := s.do(step.words); err != nil {

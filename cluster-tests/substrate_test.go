@@ -133,8 +133,8 @@ func (s *processes) visit(p *pop) error {
 	return v.echo("hello")
 }
 
-// diskSize holds a routing database with some thousand rows, and fills up soon.
-const diskSize = 8 << 20
+// diskSize holds a routing database with some ten thousand rows and its WAL, and fills up soon.
+const diskSize = 64 << 20
 
 func (s *processes) disk(p *pop, full bool) error {
 	filler := filepath.Join(p.dir, "filler")

@@ -162,11 +162,14 @@ func (s *stage) startClients([]string) error {
 		s.clients.all.Go(func() {
 			pace := time.NewTicker(clientPace)
 			defer pace.Stop()
+			served := true
 			for n := 1; ctx.Err() == nil; n++ {
-				if err := s.on.visit(p); err != nil {
+				err := s.on.visit(p)
+				if err != nil && served { // the first in a row tells enough
 					s.note("  client %d of %s: %v", n, name, err)
 					s.refuse(name, fmt.Errorf("client %d of %s: %w", n, name, err))
 				}
+				served = err == nil
 				select {
 				case <-ctx.Done():
 				case <-pace.C:
