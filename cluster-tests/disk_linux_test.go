@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -41,13 +42,19 @@ func sweepDisks() {
 	}
 }
 
-// sweepSpaces removes their network namespaces; links go with them.
+// sweepSpaces removes their network namespaces with the POPs in them; links go along.
 func sweepSpaces() {
 	out, _ := exec.Command("ip", "netns", "list").Output()
 	for line := range strings.Lines(string(out)) {
 		var pid, n int
 		name, _, _ := strings.Cut(strings.TrimSpace(line), " ")
 		if _, err := fmt.Sscanf(strings.Replace(name, "-hub", "-0", 1), "ep%d-%d", &pid, &n); err == nil && !lives(pid) {
+			pops, _ := exec.Command("ip", "netns", "pids", name).Output()
+			for _, p := range strings.Fields(string(pops)) {
+				if orphan, err := strconv.Atoi(p); err == nil {
+					_ = syscall.Kill(orphan, syscall.SIGKILL)
+				}
+			}
 			_ = ip("netns", "del", name)
 		}
 	}
