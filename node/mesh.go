@@ -46,6 +46,7 @@ type replication struct {
 	router    *route.Router
 	vigil     *vigil
 	told      route.Reporter
+	clock     func() time.Time
 	log       zerolog.Logger
 	base      zerolog.Logger // without a component
 	keyFile   string         // of the keyring
@@ -75,7 +76,7 @@ type replication struct {
 func newReplication(ctx context.Context, n *Node) (*replication, error) {
 	cfg, log := n.cfg, n.log.With().Str("component", "mesh").Logger()
 	m := &replication{
-		node: n.life.Node, version: n.opts.Version, via: n.opts.Via, cfg: cfg, store: n.store, picture: n.picture, router: n.router, vigil: n.vigil, log: log, base: n.log,
+		node: n.life.Node, version: n.opts.Version, via: n.opts.Via, clock: n.opts.Now, cfg: cfg, store: n.store, picture: n.picture, router: n.router, vigil: n.vigil, log: log, base: n.log,
 		keyFile: cfg.DBPath + ".keys", pins: newPins(n.store, log), counts: newMeshCounts(), routed: make(chan struct{}), taken: make(chan string, 1), retag: make(chan struct{}, 1),
 	}
 	m.picture.keys = m.pins.read
@@ -106,7 +107,7 @@ func newReplication(ctx context.Context, n *Node) (*replication, error) {
 		Node: m.node, Nonce: m.nonce, Credentials: m.creds, Store: m.store, Via: m.via,
 		Keyring: func() []byte { return m.creds.Keyring().Encode() }, MergeKeyring: m.mergeKeys,
 		Admit: m.pins.admit, Applied: m.applied, Conflict: m.nameTaken,
-		WholeLoad: m.wholeLoad, TookLoad: m.tookLoad,
+		WholeLoad: m.wholeLoad, TookLoad: m.tookLoad, Now: m.clock,
 	}, log)
 	return m, err
 }
@@ -132,7 +133,7 @@ func (m *replication) now() int64 {
 	if m.streams != nil {
 		offset = m.streams.Offset()
 	}
-	return time.Now().Add(offset).UnixMilli()
+	return m.clock().Add(offset).UnixMilli()
 }
 
 // run takes part in the mesh until ctx ends. A part that cannot go on does not
