@@ -40,11 +40,14 @@ var rooms = map[string]room{
 	"gossip/memnet":        {libraries: []string{"github.com/hashicorp/memberlist"}},
 	"gossip/simulation":    {}, // tests only: those may import what they like
 	"config":               {libraries: []string{"github.com/spf13/pflag", "github.com/knadh/koanf", "go.yaml.in/yaml/v3"}},
-	"proxy":                {ours: []string{"geo", "proxy/route"}, libraries: []string{"github.com/rs/zerolog", "github.com/pires/go-proxyproto", "golang.org/x/sys"}},
+	"health":               {ours: []string{"geo", "mesh"}, pure: true},
+	"health/checker":       {ours: []string{"health", "internal/exhausted", "mesh"}, libraries: []string{"github.com/rs/zerolog"}},
+	"proxy":                {ours: []string{"geo", "internal/exhausted", "proxy/route"}, libraries: []string{"github.com/rs/zerolog", "github.com/pires/go-proxyproto", "golang.org/x/sys"}},
 	"api":                  {ours: []string{"mesh", "proxy/route"}, libraries: []string{"github.com/rs/zerolog"}},
+	"internal/exhausted":   {},
 	"internal/mockbackend": {libraries: []string{"golang.org/x/sync"}},
 	"node": {
-		ours:      []string{"api", "config", "crdt", "crdt/sqlite", "geo", "geo/mmdb", "gossip", "gossip/identity", "gossip/membership", "mesh", "proxy", "proxy/route"},
+		ours:      []string{"api", "config", "crdt", "crdt/sqlite", "geo", "geo/mmdb", "gossip", "gossip/identity", "gossip/membership", "health", "health/checker", "mesh", "proxy", "proxy/route"},
 		libraries: []string{"github.com/rs/zerolog", "golang.org/x/sync", "github.com/prometheus/client_golang"},
 	},
 	"node/lab": {

@@ -42,6 +42,7 @@ type Backend struct {
 
 	Draining bool   // no new connections, also not for bound clients
 	Country  string // ISO 3166-1 alpha-2, or empty; for people, not for routing
+	Check    *Check // its own, else its service's; nil: the POP's default
 }
 
 // Capacity is what the load of the backend is measured against: soft_limit
@@ -52,6 +53,17 @@ func (b *Backend) Capacity() float64 {
 
 // Routable says whether the operator lets new connections reach the backend.
 func (b *Backend) Routable() bool { return b.Healthy && !b.Deleted && !b.Draining }
+
+// inherit fills in what the row leaves out and the service says.
+func (b *Backend) inherit(s Service, row []any) {
+	b.Check = s.Check
+	if row[7] == nil && s.SoftLimit > 0 {
+		b.SoftLimit = s.SoftLimit
+	}
+	if row[8] == nil {
+		b.HardLimit = s.HardLimit
+	}
+}
 
 // FieldError says which field of a row makes no sense, and why.
 type FieldError struct {
@@ -93,17 +105,17 @@ func ParseBackend(row []any) (Backend, error) {
 }
 
 // BackendOptionColumns are the columns of backend_options that ApplyOptions reads.
-var BackendOptionColumns = [...]string{"id", "country", "draining"}
+var BackendOptionColumns = [...]string{"id", "country", "draining", "health_check"}
 
 // ApplyOptions adds a row of backend_options, whose values stand in the order
 // of BackendOptionColumns, to the backend. NULL means default: no country, not
-// draining. Beside a column that makes no sense the other one still counts: a
-// misspelt country must not end a drain. The error is a *FieldError.
+// draining, the service's check. Beside a column that makes no sense the others
+// still count: a misspelt country must not end a drain. The error is a *FieldError.
 func (b *Backend) ApplyOptions(row []any) error {
 	if len(row) != len(BackendOptionColumns) {
 		return fieldErrorf("id", "row has %d columns, want %d", len(row), len(BackendOptionColumns))
 	}
-	var c, d parser
+	var c, d, h parser
 	country := c.name("country", row[1], false)
 	if country != "" && !isCountry(country) {
 		c.fail("country", "%q is not a two-letter country code", clip(country))
@@ -115,7 +127,10 @@ func (b *Backend) ApplyOptions(row []any) error {
 	if d.err == nil {
 		b.Draining = draining != 0
 	}
-	return cmp.Or(c.err, d.err)
+	if check := h.check("health_check", row[3]); check != nil {
+		b.Check = check
+	}
+	return cmp.Or(c.err, d.err, h.err)
 }
 
 // isCountry takes two ASCII letters; whether there is such a country is geo's to know.

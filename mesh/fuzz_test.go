@@ -50,7 +50,7 @@ func FuzzParseBackend(f *testing.F) {
 			}
 		}
 		b, err := ParseBackend(row)
-		snap := NewSnapshot(POP{Region: geo.EU}, Rows{Backends: [][]any{row}, Options: [][]any{{row[0], row[1], row[5]}}}, nil)
+		snap := NewSnapshot(POP{Region: geo.EU}, Rows{Backends: [][]any{row}, Options: [][]any{{row[0], row[1], row[5], row[2]}}, Services: [][]any{{row[1], row[2], row[5], row[7], row[8]}}}, nil)
 		if err != nil {
 			if _, ok := errors.AsType[*FieldError](err); !ok || len(err.Error()) > 1000 || !utf8.ValidString(err.Error()) {
 				t.Fatalf("%T: %q", err, err)

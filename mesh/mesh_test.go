@@ -251,17 +251,17 @@ func TestApplyOptions(t *testing.T) {
 		{"??", "??", Backend{}, "country"},
 	} {
 		var b Backend
-		err := b.ApplyOptions([]any{"id", c.country, c.draining})
+		err := b.ApplyOptions([]any{"id", c.country, c.draining, nil})
 		fe, failed := errors.AsType[*FieldError](err)
 		if b != c.want || (err != nil) != (c.field != "") || failed && fe.Field != c.field {
 			t.Errorf("%.20q, %v: %+v, %v; want %+v and %q named", fmt.Sprint(c.country), c.draining, b, err, c.want, c.field)
 		}
 	}
 	was := Backend{Country: "BR", Draining: true}
-	if err := was.ApplyOptions([]any{"id", nil, nil}); err != nil || was.Draining || was.Country != "" {
+	if err := was.ApplyOptions([]any{"id", nil, nil, nil}); err != nil || was.Draining || was.Country != "" {
 		t.Errorf("NULLs: %+v, %v; want the defaults", was, err)
 	}
-	for _, short := range [][]any{nil, {"a"}, {"a", nil}, {"a", nil, nil, nil}} {
+	for _, short := range [][]any{nil, {"a"}, {"a", nil}, {"a", nil, nil}, {"a", nil, nil, nil, nil}} {
 		if err := was.ApplyOptions(short); err == nil {
 			t.Errorf("options of %d columns were taken", len(short))
 		}
@@ -362,7 +362,7 @@ func TestDuplicates(t *testing.T) {
 		r[indexOf("port")] = int64(1 + i)
 		rows.Backends = append(rows.Backends, r)
 	}
-	rows.Options = [][]any{{"twin-0", nil, int64(1)}, {[]byte("twin-0"), nil, int64(0)}, {"nobody", nil, nil}, {"nobody", nil, nil}}
+	rows.Options = [][]any{{"twin-0", nil, int64(1), nil}, {[]byte("twin-0"), nil, int64(0), nil}, {"nobody", nil, nil, nil}, {"nobody", nil, nil, nil}}
 	s := NewSnapshot(POP{}, rows, nil)
 	if len(s.Backends) != 2 || s.Backends[0].Addr.Port() != 1 || s.Backends[1].Addr.Port() != 2 {
 		t.Errorf("backends %+v, want the first of each", s.Backends)
@@ -387,13 +387,13 @@ func TestSnapshotOptions(t *testing.T) {
 	rows := Rows{
 		Backends: [][]any{row("id", "a"), row("id", "b"), row("id", "c"), row("id", "d")},
 		Options: [][]any{
-			{"b", "de", int64(1)},
-			{"nobody", "DE", int64(1)}, // may be written before its backend
-			{nil, "DE", int64(1)},
-			{"c", "Germany", int64(1)},
-			{"d", nil, "perhaps"},
-			{"\xff", nil, nil},
-			{1.5, nil, nil},
+			{"b", "de", int64(1), "off"},
+			{"nobody", "DE", int64(1), nil}, // may be written before its backend
+			{nil, "DE", int64(1), nil},
+			{"c", "Germany", int64(1), nil},
+			{"d", nil, "perhaps", nil},
+			{"\xff", nil, nil, nil},
+			{1.5, nil, nil, nil},
 		},
 	}
 	s := NewSnapshot(POP{}, rows, nil)

@@ -47,6 +47,7 @@ func (p Problem) String() string {
 type Snapshot struct {
 	Self      POP
 	Backends  []Backend                 // by ID, no two alike
+	Services  []Service                 // by App, no two alike
 	Positions map[geo.Region]geo.Vector // where the backends of a region are taken to be
 	Problems  []Problem
 }
@@ -55,6 +56,7 @@ type Snapshot struct {
 type Rows struct {
 	Backends [][]any // columns as BackendColumns
 	Options  [][]any // columns as BackendOptionColumns
+	Services [][]any // columns as ServiceColumns
 }
 
 // NewSnapshot validates every row by itself; of two with one id the first
@@ -66,12 +68,14 @@ func NewSnapshot(self POP, rows Rows, positions map[geo.Region]geo.Vector) *Snap
 		Backends:  make([]Backend, 0, len(rows.Backends)),
 		Positions: make(map[geo.Region]geo.Vector),
 	}
+	s.services(rows.Services)
 	for i, row := range rows.Backends {
 		b, err := ParseBackend(row)
 		if err != nil {
 			s.skip("backends", rowName(row, i), err)
 			continue
 		}
+		b.inherit(s.Service(b.App), row)
 		s.Backends = append(s.Backends, b)
 	}
 	slices.SortStableFunc(s.Backends, func(a, b Backend) int { return cmp.Compare(a.ID, b.ID) })

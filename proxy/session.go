@@ -2,15 +2,14 @@ package proxy
 
 import (
 	"context"
-	"errors"
 	"math/rand/v2"
 	"net"
 	"net/netip"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/edgeproxy/edgeproxy/geo"
+	"github.com/edgeproxy/edgeproxy/internal/exhausted"
 	"github.com/edgeproxy/edgeproxy/proxy/route"
 )
 
@@ -149,7 +148,7 @@ func (c *session) connectBackend(q route.Query, set *Settings) end {
 		if c.front.cut.Err() != nil {
 			return endDrained // it was not waited for: that is no failure
 		}
-		if !isLocal(err) { // nor is a lack of our own
+		if !exhausted.Is(err) { // nor is a lack of our own
 			if out := s.router.Failed(choice, time.Now()); out > 0 {
 				s.log.Warn().Err(err).Str("backend", choice.Backend.ID).Dur("for_ms", out).Msg("backend ejected: its last connects failed")
 			}
@@ -177,12 +176,6 @@ func (s *Server) dial(ctx context.Context, addr netip.AddrPort, timeout time.Dur
 		return nil, time.Since(began), err
 	}
 	return conn.(*net.TCPConn), time.Since(began), nil
-}
-
-// isLocal says that a connect failed for a lack on this side.
-func isLocal(err error) bool {
-	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.EADDRNOTAVAIL) ||
-		errors.Is(err, syscall.ENOBUFS) || errors.Is(err, syscall.ENOMEM)
 }
 
 func unmap(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()) }

@@ -20,6 +20,9 @@ var schema string
 type Table struct {
 	Name    string
 	Columns []string
+	// added are those of Columns that a file of an earlier edgeproxy lacks; they
+	// may be NULL, and an earlier edgeproxy opens a file that has them.
+	added []string
 }
 
 // query selects the columns. The + keeps the drivers from making something else
@@ -30,14 +33,15 @@ func (t Table) query() string {
 
 // The operator's tables.
 var (
-	Backends = Table{"backends", []string{
+	Backends = Table{Name: "backends", Columns: []string{
 		"id", "app", "region", "wg_ip", "port", "healthy", "weight", "soft_limit", "hard_limit", "deleted"}}
-	BackendOptions = Table{"backend_options", []string{"id", "country", "draining"}}
-	PopKeys        = Table{"pop_keys", []string{"node", "public_key"}}
+	BackendOptions = Table{Name: "backend_options", Columns: []string{"id", "country", "draining", "health_check"}, added: []string{"health_check"}}
+	Services       = Table{Name: "services", Columns: []string{"app", "health_check", "panic_threshold", "soft_limit", "hard_limit"}}
+	PopKeys        = Table{Name: "pop_keys", Columns: []string{"node", "public_key"}}
 )
 
 // tables is in the order in which they are checked.
-var tables = []Table{Backends, BackendOptions, PopKeys}
+var tables = []Table{Backends, BackendOptions, Services, PopKeys}
 
 // check finds out, reading only, whether the file can be ours, and whether
 // everything of ours is in it.
@@ -93,6 +97,9 @@ func (s *Store) complete(ctx context.Context, c *conn, has bool) error {
 		if _, err := c.ExecContext(ctx, schema); err != nil {
 			return err
 		}
+		if err := addColumns(ctx, c); err != nil {
+			return err
+		}
 		_, err := c.ExecContext(ctx, fmt.Sprintf("PRAGMA user_version = %d", version))
 		return err
 	})
@@ -106,8 +113,26 @@ func (s *Store) complete(ctx context.Context, c *conn, has bool) error {
 	return s.explain("set up", err)
 }
 
+// addColumns adds those that a file of an earlier edgeproxy lacks.
+func addColumns(ctx context.Context, c *conn) error {
+	for _, t := range tables {
+		have, err := columnsOf(ctx, c, t.Name)
+		if err != nil {
+			return err
+		}
+		for _, col := range t.added {
+			if !has(have, col) {
+				if _, err := c.ExecContext(ctx, "ALTER TABLE "+t.Name+" ADD COLUMN "+col+" TEXT"); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
 // checkShape refuses a table that lacks one of our columns: guessing what its
-// author meant would route to the wrong place.
+// author meant would route to the wrong place. What is missing is to be added.
 func (s *Store) checkShape(ctx context.Context, c *conn) (missing []string, err error) {
 	for _, t := range tables {
 		have, err := columnsOf(ctx, c, t.Name)
@@ -120,7 +145,11 @@ func (s *Store) checkShape(ctx context.Context, c *conn) (missing []string, err 
 		}
 		var lacks []string
 		for _, col := range t.Columns {
-			if !slices.ContainsFunc(have, func(h column) bool { return strings.EqualFold(h.name, col) }) {
+			switch {
+			case has(have, col):
+			case slices.Contains(t.added, col):
+				missing = append(missing, t.Name+"."+col)
+			default:
 				lacks = append(lacks, col)
 			}
 		}
@@ -139,6 +168,10 @@ func (s *Store) checkShape(ctx context.Context, c *conn) (missing []string, err 
 type column struct {
 	name string
 	key  bool // in the primary key
+}
+
+func has(columns []column, name string) bool {
+	return slices.ContainsFunc(columns, func(c column) bool { return strings.EqualFold(c.name, name) })
 }
 
 // columnsOf lists the columns of a table, none where there is no such table.

@@ -17,7 +17,17 @@ CREATE TABLE IF NOT EXISTS backends (
 CREATE TABLE IF NOT EXISTS backend_options (
     id TEXT PRIMARY KEY,        -- of a row in backends
     country TEXT,               -- ISO 3166-1 alpha-2
-    draining INTEGER DEFAULT 0  -- 1: no new connections
+    draining INTEGER DEFAULT 0, -- 1: no new connections
+    health_check TEXT           -- off, tcp … or http …; NULL: its service's
+);
+
+-- What holds for all backends of an app that do not say otherwise.
+CREATE TABLE IF NOT EXISTS services (
+    app TEXT PRIMARY KEY,
+    health_check TEXT,          -- off, tcp … or http …; NULL: the POP's default
+    panic_threshold INTEGER,    -- percent that must be up, or checks are not believed; NULL: the POP's default
+    soft_limit INTEGER,         -- of backends whose own is NULL
+    hard_limit INTEGER          -- the same
 );
 
 -- The key by which each POP was first seen: nobody else takes its name, until

@@ -14,6 +14,7 @@
 //	delta, err := store.Fold(ctx)            // what anybody wrote since, stamped, to be sent
 //	applied, err := store.Apply(ctx, peer, received)
 //	missing, more, err := store.Since(ctx, heads, 64<<10)
+//	err = store.WriteTelemetry(ctx, known, time.Now()) // for people with sqlite3
 //	err = store.End(ctx)
 //
 // The file belongs to the operator: anybody may write it with the sqlite3 CLI,
@@ -38,6 +39,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 )
@@ -63,6 +65,7 @@ type Store struct {
 	seen     int64    // data_version of what the last Poll told
 	foldAt   time.Time
 	foldBy   time.Time
+	shown    shown // the telemetry that writer's file holds
 
 	writeMu sync.Mutex // taken after mu where both are
 	writer  *conn      // nil where reader is
@@ -125,6 +128,7 @@ func (s *Store) openLocked(ctx context.Context, create bool) (err error) {
 		mode = "rwc"
 	}
 	s.readOnly = false
+	s.shown = shown{}
 	if s.replica != nil {
 		s.replica.attached = false // at the next call, see whose file this is
 	}
@@ -248,6 +252,7 @@ func (s *Store) closeLocked() error {
 type Image struct {
 	Backends       [][]any
 	BackendOptions [][]any
+	Services       [][]any
 	PopKeys        [][]any
 }
 
@@ -281,6 +286,9 @@ func (s *Store) readLocked(ctx context.Context) (_ *Image, err error) {
 	if img.BackendOptions, err = s.rowsLocked(ctx, BackendOptions); err != nil {
 		return nil, err
 	}
+	if img.Services, err = s.rowsLocked(ctx, Services); err != nil {
+		return nil, err
+	}
 	if img.PopKeys, err = s.rowsLocked(ctx, PopKeys); err != nil {
 		return nil, err
 	}
@@ -288,13 +296,21 @@ func (s *Store) readLocked(ctx context.Context) (_ *Image, err error) {
 }
 
 func (s *Store) rowsLocked(ctx context.Context, t Table) ([][]any, error) {
+	query := t.query()
 	if s.readOnly && t.Name != Backends.Name {
-		// A read-only file made by hand has only the seed's table.
-		if cols, err := columnsOf(ctx, s.reader, t.Name); err != nil || len(cols) == 0 {
+		// A read-only file made by hand has only the seed's table, one of an
+		// earlier edgeproxy not all columns.
+		cols, err := columnsOf(ctx, s.reader, t.Name)
+		if err != nil || len(cols) == 0 {
 			return nil, err
 		}
+		for _, col := range t.added {
+			if !has(cols, col) {
+				query = strings.Replace(query, "+"+col, "NULL", 1)
+			}
+		}
 	}
-	rows, err := s.reader.QueryContext(ctx, t.query())
+	rows, err := s.reader.QueryContext(ctx, query)
 	if err != nil {
 		return nil, err
 	}

@@ -118,7 +118,7 @@ func TestPutGetDelete(t *testing.T) {
 		t.Fatalf("%d backends and %d options, %v; want 5 and 5", len(img.Backends), len(img.BackendOptions), err)
 	}
 	for _, row := range img.BackendOptions {
-		if !reflect.DeepEqual(row[1:], []any{nil, int64(1)}) {
+		if !reflect.DeepEqual(row[1:], []any{nil, int64(1), nil}) {
 			t.Errorf("options %.80v", row)
 		}
 		err := s.Write(t.Context(), func(tx *Tx) error {

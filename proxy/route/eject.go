@@ -26,11 +26,12 @@ func (s *Slot) out(now time.Time) bool {
 }
 
 // EjectedUntil is when the backend is tried again; zero where it is not ejected.
-func (s *Slot) EjectedUntil() time.Time {
-	if until := s.ejected.Load(); until != 0 {
-		return time.Unix(0, until)
+func (r *Router) EjectedUntil(id string) time.Time {
+	s := r.Slots.find(id)
+	if s == nil || s.ejected.Load() == 0 {
+		return time.Time{}
 	}
-	return time.Time{}
+	return time.Unix(0, s.ejected.Load())
 }
 
 // Failed records a connect to the choice that did not succeed. After three in
@@ -40,6 +41,7 @@ func (s *Slot) EjectedUntil() time.Time {
 func (r *Router) Failed(c Choice, now time.Time) time.Duration {
 	s := c.Slot
 	s.failures.Add(1)
+	s.suspect.Store(true)
 	if s.streak.Add(1) < ejectAfter {
 		return 0
 	}
@@ -84,4 +86,16 @@ func (r *Router) Readmit(id string) bool {
 	s.streak.Store(0)
 	s.times = 0
 	return s.ejected.Swap(0) != 0
+}
+
+// Suspects are the backends to which a connect failed since it was last asked:
+// whoever checks them should look at once.
+func (r *Router) Suspects() []string {
+	var ids []string
+	for _, s := range r.Slots.list() {
+		if s.suspect.Load() && s.suspect.Swap(false) {
+			ids = append(ids, s.ID)
+		}
+	}
+	return ids
 }

@@ -16,7 +16,8 @@ type Explanation struct {
 	App        string      `json:"app"`
 	Chosen     string      `json:"chosen"` // backend id, empty where there is none
 	Reason     Reason      `json:"reason"`
-	Candidates []Candidate `json:"candidates"` // in the order in which they would be taken
+	Panic      bool        `json:"panic,omitempty"` // so many of the app are down that checks are not believed
+	Candidates []Candidate `json:"candidates"`      // in the order in which they would be taken
 }
 
 // Candidate is one backend of the app as the decision saw it.
@@ -30,6 +31,7 @@ type Candidate struct {
 	Weight      int64     `json:"weight"`
 	Score       float64   `json:"score"`
 	Excluded    Exclusion `json:"excluded"`
+	Why         string    `json:"why,omitempty"` // who says so and since when; filled in by whoever knows
 }
 
 // Exclusion says why a backend takes no new connections; empty where it does.
@@ -41,6 +43,7 @@ const (
 	Deleted   Exclusion = "deleted"
 	Draining  Exclusion = "draining"
 	Full      Exclusion = "full"
+	Down      Exclusion = "down"    // the checks say so
 	Ejected   Exclusion = "ejected" // its last connects from this POP failed
 )
 
@@ -53,7 +56,12 @@ func (r *Router) Load(b *mesh.Backend, now time.Time) (own, all int64, why Exclu
 	}
 	own = s.Connections()
 	all = own + s.others.Load()
-	if why = excluded(b, all); why == Included && s.out(now) {
+	why = excluded(b, all)
+	switch {
+	case why != Included && why != Full:
+	case s.down.Load() != 0:
+		why = Down
+	case s.out(now):
 		why = Ejected
 	}
 	return own, all, why
@@ -104,15 +112,18 @@ func (r *Router) Explain(q Query, now time.Time, random uint64) Explanation {
 	slices.SortStableFunc(e.Candidates, func(a, b Candidate) int {
 		return cmp.Or(cmp.Compare(regionScores[a.ID], regionScores[b.ID]), cmp.Compare(a.Score, b.Score))
 	})
+	if p := t.pool(q.App); p != nil {
+		e.Panic = p.tryFrom.Load() != noPanic
+	}
 	s := r.step(nil, now, random)
 	s.dry = true
-	if target := t.bound(r.bindings, q, now, s.e); target != nil {
+	if target := t.bound(r.bindings, q, &s); target != nil {
 		e.Chosen, e.Reason = target.Backend.ID, ReasonAffinity
 		return e
 	}
 	target, tier := t.pick(q, &s)
 	if target == nil {
-		s.desperate = true
+		s.greedy, s.desperate = true, true
 		target, tier = t.pick(q, &s)
 	}
 	if target != nil {

@@ -89,6 +89,7 @@ func (t *Table) pick(q Query, s *step) (*Target, int) {
 	if p == nil {
 		return nil, 0
 	}
+	s.tryFrom = p.tryFrom.Load()
 	own, clients := t.Snapshot.Self.Region, t.region(q.Place)
 	left := len(p.groups)
 	for tier, r := range [...]geo.Region{clients, own} {

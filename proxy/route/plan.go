@@ -20,11 +20,13 @@ type plan struct {
 	targets []Target
 	seats   []seat // of the same index
 	demands []*demand
+	usable  []int // indices of targets; guarded by balance.mu
 
 	gen      atomic.Int64 // balance.gen for which it holds
 	arrivals number       // N: of the whole mesh, during the window
 	admit    number       // a: the share of the arrivals for which there is room
 	known    number       // connections as a share of the hard limits
+	unheard  number       // of the mesh's recent connections, those of other POPs for one of this POP's
 }
 
 // seat is what a plan says of one target. Many read while one prepares: a mix
@@ -56,10 +58,13 @@ type step struct {
 	tried  []*Slot
 	now    time.Time
 	random uint64
+	chance float64 // in [0, 1): where so few may come in, whether this one does; the same at every step
 	alone  bool
 	dry    bool // only to explain
 
+	greedy    bool    // take what may be beyond this POP's share of a hard limit
 	desperate bool    // take ejected ones too
+	tryFrom   int64   // of the pool
 	e         float64 // balance.stay
 }
 
@@ -77,10 +82,10 @@ func (p *plan) choose(s *step, last bool) *Target {
 		return p.least(s)
 	}
 	if gen := s.gen.Load(); p.gen.Load() != gen && s.mu.TryLock() {
-		p.prepareLocked(s.balance, s.now)
+		p.prepareLocked(s)
 		s.mu.Unlock()
 	}
-	if a := p.admit.Load(); a < 1 && !(last && p.known.Load() < 0.9) && s.uniform() > a {
+	if a := p.admit.Load(); a < 1 && !(last && p.known.Load() < 0.9) && s.chance > a {
 		return nil
 	}
 	if p.arrivals.Load() < 1 {
@@ -89,7 +94,7 @@ func (p *plan) choose(s *step, last bool) *Target {
 	i, over := p.due(s)
 	if i < 0 && s.mu.TryLock() { // all used up, before its time
 		s.foldLocked(s.now)
-		p.prepareLocked(s.balance, s.now)
+		p.prepareLocked(s)
 		s.mu.Unlock()
 		i, over = p.due(s)
 	}
@@ -124,7 +129,7 @@ func (p *plan) least(s *step) *Target {
 			at = 0
 		}
 		own := t.Slot.own.Load()
-		if isGone(own) || own >= t.limit(s.e) || t.Slot.out(s.now) && !s.desperate {
+		if isGone(own) || own >= t.limit(s.e) || s.barred(t.Slot) {
 			continue
 		}
 		// Divided, not multiplied by an inverse: so equal shares of different
@@ -168,13 +173,17 @@ func (p *plan) due(s *step) (int, int) {
 		}
 		t, seat := &p.targets[j], &p.seats[j]
 		own := t.Slot.own.Load()
-		if isGone(own) || own >= t.limit(s.e) || t.Slot.out(s.now) && !s.desperate || wasTried(t.Slot, s.tried) {
+		if isGone(own) || own >= t.limit(s.e) || s.barred(t.Slot) || wasTried(t.Slot, s.tried) {
 			continue
 		}
 		m := min(seat.quota.Load(), seat.room.Load()-float64(own))
 		s.random = mix(s.random)
 		used := seat.recent.Load() + float64(t.Slot.opens.Load()-seat.opens.Load())
 		if m <= 0 {
+			// The others, whose reports are older than these, have gone on too.
+			if t.hard > 0 && !s.greedy && float64(own)+s.e*float64(t.Slot.others.Load())+used*p.unheard.Load() >= float64(t.bound) {
+				continue
+			}
 			if key := (used - m) / t.capacity; key < overKey {
 				over, overKey = j, key
 			}
@@ -197,8 +206,15 @@ var exponential = func() (e [256]float64) {
 }()
 
 // prepareLocked makes the plan that holds from now on.
-func (p *plan) prepareLocked(b *balance, now time.Time) {
+func (p *plan) prepareLocked(s *step) {
+	b, now := s.balance, s.now
 	e, window := b.stay.Load(), b.window.Load()
+	p.usable = p.usable[:0]
+	for i := range p.targets {
+		if !s.barred(p.targets[i].Slot) {
+			p.usable = append(p.usable, i)
+		}
+	}
 	mine, peers := 0.0, 0.0
 	for _, d := range p.demands {
 		surge := 1.0
@@ -213,15 +229,15 @@ func (p *plan) prepareLocked(b *balance, now time.Time) {
 		share = mine / (mine + peers)
 	}
 	room, connections, hard := 0.0, 0.0, 0.0
-	for i := range p.targets {
+	for _, i := range p.usable {
 		t := &p.targets[i]
 		connections += float64(t.Slot.Connections() + t.Slot.others.Load())
 		if t.hard == 0 {
 			room, hard = math.Inf(1), math.Inf(1)
 			continue
 		}
-		room += float64(t.hard) - t.settled(e)
-		hard += float64(t.hard)
+		room += float64(t.bound) - t.settled(e)
+		hard += float64(t.bound)
 	}
 	arrivals := (mine + peers) * window * b.survival
 	level, admit := math.Inf(1), 1.0
@@ -230,7 +246,7 @@ func (p *plan) prepareLocked(b *balance, now time.Time) {
 	} else if arrivals >= 1 {
 		level = p.level(arrivals, e, now)
 	}
-	for i := range p.targets {
+	for _, i := range p.usable {
 		p.seats[i].prepare(&p.targets[i], level, share, e, now)
 		if seat := &p.seats[i]; !now.Before(seat.redraw) {
 			r := mix(uint64(now.UnixNano()) ^ uint64(i)<<32)
@@ -241,6 +257,7 @@ func (p *plan) prepareLocked(b *balance, now time.Time) {
 	p.arrivals.Store(arrivals)
 	p.admit.Store(admit)
 	p.known.Store(connections / hard)
+	p.unheard.Store((1 - share) / max(share, 0.01))
 	p.gen.Store(b.gen.Load())
 }
 
@@ -254,7 +271,7 @@ func (t *Target) settled(e float64) float64 {
 func (seat *seat) prepare(t *Target, level, share, e float64, now time.Time) {
 	top := level * t.capacityAt(now)
 	if t.hard > 0 {
-		top = min(top, float64(t.hard))
+		top = min(top, float64(t.bound))
 	}
 	past := &t.Slot.past
 	old := float64(t.Slot.Connections()) - past.rec + past.dep
@@ -267,21 +284,21 @@ func (seat *seat) prepare(t *Target, level, share, e float64, now time.Time) {
 // level is the load for its capacity up to which the arrivals fill the targets.
 func (p *plan) level(arrivals, e float64, now time.Time) float64 {
 	high := 0.0
-	for i := range p.targets {
+	for _, i := range p.usable {
 		t := &p.targets[i]
 		high = max(high, (t.settled(e)+arrivals)/t.capacityAt(now))
 		if t.hard > 0 {
-			high = max(high, float64(t.hard)/t.capacityAt(now))
+			high = max(high, float64(t.bound)/t.capacityAt(now))
 		}
 	}
 	low := 0.0
 	for range 40 { // to within a part in 10^12
 		middle, sum := (low+high)/2, 0.0
-		for i := range p.targets {
+		for _, i := range p.usable {
 			t := &p.targets[i]
 			top := middle * t.capacityAt(now)
 			if t.hard > 0 {
-				top = min(top, float64(t.hard))
+				top = min(top, float64(t.bound))
 			}
 			sum += max(0, top-t.settled(e))
 		}

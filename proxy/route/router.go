@@ -35,13 +35,32 @@ type Router struct {
 	table    atomic.Pointer[Table]
 	ejecting sync.Mutex // one ejection at a time, so that they are counted
 	updating sync.Mutex // one Update at a time: a table's slots must not be pruned by another
+	tuning   Tuning     // guarded by updating
+}
+
+// Tuning is what an operator sets for the whole POP.
+type Tuning struct {
+	// Panic is how many percent of an app's backends must be up, or checks are
+	// not believed, where its service says nothing. 0: when none is.
+	Panic int64
+	// HardMargin lowers every hard limit by this share, 0 to 0.5, where other
+	// POPs have connections too: whose counts are an estimate.
+	HardMargin float64
+}
+
+// Tune changes the tuning.
+func (r *Router) Tune(t Tuning) {
+	r.updating.Lock()
+	defer r.updating.Unlock()
+	r.tuning = t
+	r.table.Store(r.layOut(r.table.Load().Snapshot))
 }
 
 // NewRouter routes nothing until the first Update.
 func NewRouter(bindings Bindings) *Router {
 	r := &Router{bindings: bindings}
 	r.balance.init(&r.Slots)
-	r.table.Store(newTable(&mesh.Snapshot{}, &r.balance))
+	r.table.Store(newTable(&mesh.Snapshot{}, &r.balance, 0))
 	return r
 }
 
@@ -49,7 +68,7 @@ func NewRouter(bindings Bindings) *Router {
 func (r *Router) Update(snap *mesh.Snapshot, now time.Time) {
 	r.updating.Lock()
 	defer r.updating.Unlock()
-	old, t := r.table.Load(), newTable(snap, &r.balance)
+	old, t := r.table.Load(), r.layOut(snap)
 	for id, target := range t.byID {
 		if len(old.byID) > 0 && old.byID[id] == nil {
 			target.Slot.since.Store(now.UnixNano()) // slow start
@@ -57,6 +76,12 @@ func (r *Router) Update(snap *mesh.Snapshot, now time.Time) {
 	}
 	r.table.Store(t)
 	r.Slots.Prune(func(id string) bool { _, ok := snap.Backend(id); return ok })
+}
+
+func (r *Router) layOut(snap *mesh.Snapshot) *Table {
+	t := newTable(snap, &r.balance, r.tuning.HardMargin)
+	t.panic(r.tuning.Panic)
+	return t
 }
 
 // Snapshot is the one that picks are made from now.
@@ -72,7 +97,7 @@ func (r *Router) Pick(q Query, tried []*Slot, now time.Time, random uint64) Choi
 	t := r.table.Load()
 	s := r.step(tried, now, random)
 	if len(tried) == 0 {
-		if target := t.bound(r.bindings, q, now, s.e); target != nil && target.Reserve(s.e) {
+		if target := t.bound(r.bindings, q, &s); target != nil && target.Reserve(s.e) {
 			tier, _ := t.regionScore(q.Place, target.Backend.Region, t.Snapshot.Positions[target.Backend.Region])
 			return t.taken(target, tier, ReasonAffinity)
 		}
@@ -84,6 +109,10 @@ func (r *Router) Pick(q Query, tried []*Slot, now time.Time, random uint64) Choi
 		if target == nil {
 			if newer := r.table.Load(); newer != t {
 				t = newer // in which there may be one
+				continue
+			}
+			if !s.greedy {
+				s.greedy = true // nobody is refused while there may be room
 				continue
 			}
 			if !s.desperate {
@@ -106,6 +135,7 @@ func (r *Router) step(tried []*Slot, now time.Time, random uint64) step {
 		b.fold(now)
 	}
 	s.e = b.stay.Load()
+	s.chance = s.uniform()
 	return s
 }
 
@@ -114,10 +144,11 @@ func (t *Table) taken(target *Target, tier int, reason Reason) Choice {
 	return Choice{Backend: target.Backend, Slot: target.Slot, Tier: tier, Reason: reason}
 }
 
-// bound is the target that the client is bound to, if it may still be used:
-// it serves the app, the operator lets it be reached, and it is below its limit.
-func (t *Table) bound(bindings Bindings, q Query, now time.Time, e float64) *Target {
-	id, ok := bindings.Get(KeyOf(q.App, q.Client), now)
+// bound is the target that the client is bound to, if it may still be used: it
+// serves the app, neither the operator nor checks say otherwise, and it is
+// below its limit.
+func (t *Table) bound(bindings Bindings, q Query, s *step) *Target {
+	id, ok := bindings.Get(KeyOf(q.App, q.Client), s.now)
 	if !ok {
 		return nil
 	}
@@ -125,7 +156,8 @@ func (t *Table) bound(bindings Bindings, q Query, now time.Time, e float64) *Tar
 	if target == nil || !serves(target.Backend, q.App) {
 		return nil
 	}
-	if target.Slot.Connections() >= target.limit(e) || target.Slot.out(now) {
+	s.tryFrom = t.pool(q.App).tryFrom.Load()
+	if target.Slot.Connections() >= target.limit(s.e) || s.barred(target.Slot) {
 		return nil
 	}
 	return target

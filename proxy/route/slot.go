@@ -22,7 +22,9 @@ type Slot struct {
 	departed atomic.Int64 // and what did not any more
 	since    atomic.Int64 // unix ns when it came back, 0: it was never away
 	ejected  atomic.Int64 // unix ns until when, 0: it is not
+	down     atomic.Int64 // unix ns since when checks say so, 0: they do not
 	streak   atomic.Int32 // failed connects in a row
+	suspect  atomic.Bool  // a connect failed since Suspects was last asked
 	window   *number      // balance.window
 	past     past         // guarded by balance.mu
 	picks    [tiers]atomic.Uint64
@@ -184,11 +186,15 @@ func (s *Slots) Prune(keep func(id string) bool) {
 	})
 }
 
+func (s *Slots) list() []*Slot {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.all)
+}
+
 // Stats lists the figures of all backends by id.
 func (s *Slots) Stats() []SlotStats {
-	s.mu.Lock()
-	slots := slices.Clone(s.all)
-	s.mu.Unlock()
+	slots := s.list()
 	slices.SortFunc(slots, func(a, b *Slot) int { return strings.Compare(a.ID, b.ID) })
 	stats := make([]SlotStats, len(slots))
 	for i, slot := range slots {

@@ -20,6 +20,7 @@ type Target struct {
 	demand   *demand
 	capacity float64 // soft_limit·weight
 	hard     int64   // hard_limit, 0 none
+	bound    int64   // the same less the margin, for the sum over all POPs
 }
 
 const unlimited = math.MaxInt64
@@ -39,7 +40,7 @@ func (t *Target) limit(e float64) int64 {
 	if others == 0 {
 		return t.hard
 	}
-	return int64(math.Ceil(float64(t.hard) - e*float64(others)))
+	return int64(math.Ceil(float64(t.bound) - e*float64(others)))
 }
 
 // capacityAt is less than the capacity for a while after a backend came back:
@@ -68,7 +69,8 @@ type group struct {
 // pool is the routable backends of one app, by region.
 type pool struct {
 	byRegion map[geo.Region]*group
-	groups   []*group // by region code
+	groups   []*group     // by region code
+	tryFrom  atomic.Int64 // unix ns; backends that are down since then or later are tried all the same
 
 	adding sync.Mutex
 	sets   atomic.Pointer[map[setKey]*plan]
@@ -92,7 +94,7 @@ type Table struct {
 
 // newTable lays out a snapshot. The counts of a backend live in slots under
 // its id and are carried from table to table.
-func newTable(snap *mesh.Snapshot, load *balance) *Table {
+func newTable(snap *mesh.Snapshot, load *balance, margin float64) *Table {
 	t := &Table{
 		Snapshot: snap,
 		every:    newPool(),
@@ -104,7 +106,7 @@ func newTable(snap *mesh.Snapshot, load *balance) *Table {
 		if !b.Routable() {
 			continue
 		}
-		target := Target{Backend: b, Slot: load.slots.Get(b.ID), capacity: b.Capacity(), hard: b.HardLimit}
+		target := Target{Backend: b, Slot: load.slots.Get(b.ID), capacity: b.Capacity(), hard: b.HardLimit, bound: b.HardLimit - int64(margin*float64(b.HardLimit))}
 		t.byID[b.ID] = &target
 		t.every.add(target, "", snap, load)
 		if b.App != "" && t.apps[b.App] == nil {
@@ -123,6 +125,7 @@ func newTable(snap *mesh.Snapshot, load *balance) *Table {
 
 func newPool() *pool {
 	p := &pool{byRegion: map[geo.Region]*group{}}
+	p.tryFrom.Store(noPanic)
 	p.sets.Store(&map[setKey]*plan{})
 	return p
 }

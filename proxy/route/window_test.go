@@ -123,6 +123,110 @@ func TestLease(t *testing.T) {
 	}
 }
 
+// TestStoppedPOPGoesOn: of one that was silent for longer than its lease, what
+// it said before counts again with its next word, which tells only a change.
+func TestStoppedPOPGoesOn(t *testing.T) {
+	r := newRouter(snapshot("sa", backend("a", "sa"), backend("b", "sa")))
+	first := said(1, noon, "a", 5)
+	first.Counts["b"] = 7
+	first.Rates = map[AppRegion]float64{{"", "sa"}: 3}
+	r.Learn(first, noon)
+	late := noon.Add(Lease + time.Second)
+	if got := r.Reported(late); len(got) != 0 || r.all("a") != 0 || r.all("b") != 0 {
+		t.Errorf("%+v count after the lease: %d, %d", got, r.all("a"), r.all("b"))
+	}
+	if peers := r.every().demand.peers; peers != 0 {
+		t.Errorf("its rate counts after the lease: %g", peers)
+	}
+	r.Learn(said(2, late, "a", 4), late)
+	if got := r.Reported(late); len(got) != 1 || r.all("a") != 4 || r.all("b") != 7 {
+		t.Errorf("%+v: %d and %d after it went on, want 4 and 7", got, r.all("a"), r.all("b"))
+	}
+	gone := late.Add(remembered + time.Second)
+	r.Reported(gone)
+	r.Learn(said(3, gone, "a", 3), gone)
+	if r.all("a") != 3 || r.all("b") != 0 {
+		t.Errorf("%d and %d: what it said long ago counts again", r.all("a"), r.all("b"))
+	}
+	r.Forget("us", gone)
+	if r.all("a") != 0 {
+		t.Errorf("%d after it was forgotten", r.all("a"))
+	}
+}
+
+// every is the only group of the router's backends.
+func (r *Router) every() *group { return r.table.Load().every.groups[0] }
+
+// TestUrgent: what fills a backend up is told before the next regular report,
+// within the budget; what does not, is not.
+func TestUrgent(t *testing.T) {
+	var bs []mesh.Backend
+	for i := range 20 {
+		bs = append(bs, backend(fmt.Sprintf("b%02d", i), "sa", soft(100), hard(100)))
+	}
+	r := newRouter(snapshot("sa", bs...))
+	for i := range 4 {
+		r.Learn(Report{POP: fmt.Sprint("p", i), Incarnation: 1, Seq: 1, At: noon, Counts: map[string]int64{"b00": 10}}, noon)
+	}
+	var rep Reporter
+	if _, due := r.Report(&rep, noon); !due {
+		t.Fatal("the first report is not due")
+	}
+	now := noon.Add(UrgentEvery)
+	r.load("b00", 3) // of five POPs 15, with room for 60
+	r.load("b01", 9) // of five POPs 45, with room for 100
+	if got, due := r.Report(&rep, now); !due || len(got.Counts) != 1 || got.Counts["b01"] != 9 {
+		t.Errorf("%+v, %v; want b01 alone", got.Counts, due)
+	}
+	if got, due := r.Report(&rep, now); due {
+		t.Errorf("%+v is told again", got.Counts)
+	}
+	// Everything is urgent at every tick of two seconds.
+	var at []time.Time
+	for i := range int(2 * time.Second / UrgentEvery) {
+		now = now.Add(UrgentEvery)
+		for j := range 20 {
+			r.load(fmt.Sprintf("b%02d", j), int64(10*(i+1)))
+		}
+		got, _ := r.Report(&rep, now)
+		for range got.Counts {
+			at = append(at, now)
+		}
+	}
+	for i, first := range at {
+		n := 0
+		for _, other := range at[i:] {
+			if other.Sub(first) < time.Second {
+				n++
+			}
+		}
+		if n > reportBudget {
+			t.Fatalf("%d entries in a second, %d are allowed", n, reportBudget)
+		}
+	}
+	if len(at) < 2*reportBudget-reportEntries {
+		t.Errorf("%d entries in two seconds", len(at))
+	}
+}
+
+// TestWholeIsFollowedUp: what one POP was told as part of the whole, and has
+// changed back before the next report to all, is not left as it was told.
+func TestWholeIsFollowedUp(t *testing.T) {
+	r := newRouter(snapshot("sa", backend("a", "sa", soft(1000))))
+	var rep Reporter
+	r.load("a", 5)
+	if got := r.Whole(&rep, noon); got.Counts["a"] != 5 {
+		t.Fatalf("%+v", got)
+	}
+	r.load("a", 0)
+	if got, due := r.Report(&rep, noon); !due || len(got.Counts) != 1 || got.Counts["a"] != 0 {
+		t.Errorf("%+v, want a at 0", got.Counts)
+	}
+	if got, _ := r.Report(&rep, noon.Add(ReportEvery)); len(got.Counts) != 0 {
+		t.Errorf("%+v is told again", got.Counts)
+	}
+}
+
 // TestReporter: the largest changes first, eight at a time, small ones later,
 // and what is told adds up to what there is.
 func TestReporter(t *testing.T) {
@@ -139,7 +243,10 @@ func TestReporter(t *testing.T) {
 	told := map[string]int64{}
 	now := noon
 	for round := range 3 {
-		got := r.Report(&rep, now)
+		got, due := r.Report(&rep, now)
+		if !due {
+			t.Fatal("no report is due")
+		}
 		if round == 0 && (len(got.Counts) != 8 || got.Counts["b19"] != 119 || got.Counts["b12"] != 112) {
 			t.Errorf("first %v", got.Counts)
 		}
@@ -152,13 +259,13 @@ func TestReporter(t *testing.T) {
 		t.Errorf("after three rounds %d of 20: %v", len(told), told)
 	}
 	r.load("b01", 102) // from 101: less than 2 % of 1000
-	if got := r.Report(&rep, now); len(got.Counts) != 0 {
+	if got, _ := r.Report(&rep, now); len(got.Counts) != 0 {
 		t.Errorf("told at once: %v", got.Counts)
 	}
-	if got := r.Report(&rep, now.Add(reportAnyway)); len(got.Counts) != 1 || got.Counts["b01"] != 102 {
+	if got, _ := r.Report(&rep, now.Add(reportAnyway)); len(got.Counts) != 1 || got.Counts["b01"] != 102 {
 		t.Errorf("told later: %v", got.Counts)
 	}
-	if got := r.Whole(now); !got.Whole || len(got.Counts) != 20 || got.Counts["b01"] != 102 {
+	if got := r.Whole(&Reporter{}, now); !got.Whole || len(got.Counts) != 20 || got.Counts["b01"] != 102 {
 		t.Errorf("whole: %v", got.Counts)
 	}
 }
@@ -179,7 +286,7 @@ func TestSharesTheRest(t *testing.T) {
 		}
 		if i%25 == 0 {
 			for _, x := range [][2]*Router{{p, q}, {q, p}} {
-				rep := x[0].Whole(now)
+				rep := x[0].Whole(&Reporter{}, now)
 				rep.POP, rep.Incarnation, rep.Seq, rep.Rates = "other", 1, uint64(i)+1, rate
 				x[1].Learn(rep, now)
 			}
