@@ -183,6 +183,24 @@ func (c *containers) backends(*mesh) (map[string]netip.AddrPort, error) {
 	return all, nil
 }
 
+func (c *containers) backend(id string, up bool) error {
+	container, err := c.lab.container(id)
+	if err != nil {
+		return err
+	}
+	if up {
+		_, err = docker("start", container)
+		return err
+	}
+	c.t.Cleanup(func() { // for the next scenario
+		if _, err := docker("start", container); err != nil {
+			c.t.Error(err)
+		}
+	})
+	_, err = docker("stop", "-t", "1", container)
+	return err
+}
+
 // call has the client of the POP's region do it, whose PROXY headers count.
 func (c *containers) call(p *pop, from netip.Prefix, n int) (who []string, err error) {
 	region := p.setting("EDGEPROXY_REGION")

@@ -1,7 +1,9 @@
 package clustertests
 
 import (
+	"context"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -29,6 +31,8 @@ type substrate interface {
 	heal() error
 	// backends are the seed's nine, run until the end and known to the POPs.
 	backends(m *mesh) (map[string]netip.AddrPort, error)
+	// backend stops one of them, or starts it again where it was.
+	backend(id string, up bool) error
 	// call opens n connections at a time to a POP, each from the next address
 	// of a network, and returns who answered.
 	call(p *pop, from netip.Prefix, n int) ([]string, error)
@@ -44,6 +48,39 @@ type processes struct {
 	links *links
 	host  string // where backends listen
 	disks bool   // each POP has a disk of its own
+	mocks map[string]*mock
+}
+
+// mock is a backend that can be down for a while.
+type mock struct {
+	id, region, addr string
+	end              context.CancelFunc // nil: it is down
+	ended            chan error         // its end, once
+}
+
+func (m *mock) start() (netip.AddrPort, error) {
+	b, err := mockbackend.NewTCP(mockbackend.Config{ID: m.id, Region: m.region})
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	ln, err := net.Listen("tcp", m.addr)
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	var ctx context.Context
+	ctx, m.end = context.WithCancel(context.Background())
+	m.addr, m.ended = ln.Addr().String(), make(chan error, 1)
+	go func() { m.ended <- b.Serve(ctx, ln) }() // stop waits for it
+	return addrOf(ln), nil
+}
+
+func (m *mock) stop() error {
+	if m.end == nil {
+		return nil
+	}
+	m.end()
+	m.end = nil
+	return <-m.ended
 }
 
 func (s *processes) refuses(fault string) string {
@@ -89,10 +126,22 @@ func (s *processes) heal() error {
 
 func (s *processes) backends(m *mesh) (map[string]netip.AddrPort, error) {
 	all, rows := map[string]netip.AddrPort{}, []row{}
+	s.mocks = map[string]*mock{}
 	for _, region := range []string{"sa", "us", "eu"} {
 		for i := range 3 {
 			id := fmt.Sprintf("%s-node-%d", region, i+1)
-			r := row{id: id, app: "myapp", region: region, addr: startBackendOn(s.t, id, region, s.host), healthy: 1, weight: 1, soft: 50, hard: 100}
+			m := &mock{id: id, region: region, addr: s.host + ":0"}
+			addr, err := m.start()
+			if err != nil {
+				return nil, err
+			}
+			s.mocks[id] = m
+			s.t.Cleanup(func() {
+				if err := m.stop(); err != nil {
+					s.t.Error(err)
+				}
+			})
+			r := row{id: id, app: "myapp", region: region, addr: addr, healthy: 1, weight: 1, soft: 50, hard: 100}
 			if i == 0 {
 				r.weight = 2
 			}
@@ -100,6 +149,18 @@ func (s *processes) backends(m *mesh) (map[string]netip.AddrPort, error) {
 		}
 	}
 	return all, m.pops[0].write(insert(rows...))
+}
+
+func (s *processes) backend(id string, up bool) error {
+	m := s.mocks[id]
+	if m == nil {
+		return fmt.Errorf("no backend %q", id)
+	}
+	err := m.stop()
+	if up && err == nil {
+		_, err = m.start()
+	}
+	return err
 }
 
 func (s *processes) call(p *pop, from netip.Prefix, n int) ([]string, error) {

@@ -16,7 +16,7 @@ import (
 
 // countries have clients: networks that the country database knows as theirs.
 var countries = map[string]string{
-	"BR": "200.160.0.0/20", "US": "8.8.8.0/24", "DE": "193.99.144.0/24", "JP": "203.178.141.0/24",
+	"BR": "200.160.0.0/20", "US": "8.8.8.0/24", "DE": "193.99.144.0/24", "JP": "203.178.141.0/24", "CA": "24.48.0.0/16",
 	"nowhere": "10.77.0.0/16", // private: counts as the POP's own region
 }
 

@@ -14,7 +14,7 @@ func TestMistakesInScenarios(t *testing.T) {
 		mesh bool
 		want string
 	}{
-		{"bananas", false, "unknown word; known are within, ! and backends, connect, cut"},
+		{"bananas", false, "unknown word; known are within, ! and backend, backends, connect"},
 		{"cut sa from us", false, "start comes first"},
 		{"start", false, "usage: start N; POPs sa us eu"},
 		{"start six", false, "want 1 to 5"},
@@ -26,6 +26,7 @@ func TestMistakesInScenarios(t *testing.T) {
 		{"cut sa us eu", true, "want POPs, from or to, and POPs"},
 		{"lose half all from all", true, "want 0 to 100"},
 		{"writes 10", true, "writing comes first"},
+		{"backend us-node-1 down", true, "want up or down, and one of"},
 		{"served", true, "serving comes first"},
 	} {
 		if s.mesh = nil; tc.mesh {

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/edgeproxy/edgeproxy/api"
 )
 
 // Rows of scenarios are backends that get no clients, of this app. Their
@@ -169,6 +171,17 @@ func (s *stage) has(args []string) error {
 		got, err := p.query(args[1])
 		if got = strings.Join(strings.Fields(got), " "); err == nil && got != args[2] {
 			err = fmt.Errorf("%q, want %q", got, args[2])
+		}
+		return err
+	})
+}
+
+// state is what a POP would do with a backend.
+func (s *stage) state(args []string) error {
+	return s.each(args[:1], func(_ string, p *pop) error {
+		b, err := look[api.Backend](p, "backends/"+args[1])
+		if err == nil && b.State != args[2] {
+			err = fmt.Errorf("%s is %s", args[1], b.State)
 		}
 		return err
 	})

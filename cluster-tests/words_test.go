@@ -30,6 +30,8 @@ func vocabulary() map[string]word {
 		"join":     {"", 0, 0, func(s *stage, _ []string) error { s.know(s.on.add(s.mesh)); return nil }},
 		"backends": {"; the seed's nine", 0, 0, (*stage).startBackends},
 
+		"backend": {"ID up|down", 2, 2, (*stage).backend},
+
 		"run": power("run"), "stop": power("stop"), "kill": power("kill"), "pause": power("pause"), "resume": power("resume"),
 		"restart": {"POP...", 1, -1, func(s *stage, names []string) error {
 			return errors.Join(s.do(append([]string{"stop"}, names...)), s.do(append([]string{"run"}, names...)))
@@ -60,6 +62,7 @@ func vocabulary() map[string]word {
 		"equal":    {"; all POPs hold the same rows and print the same digest", 0, 0, func(s *stage, _ []string) error { return same(s.running()...) }},
 		"no-loss":  {"; each POP has what was acknowledged, and nothing else", 0, 0, (*stage).noLoss},
 		"together": {"; all POPs see each other and have streams", 0, 0, func(s *stage, _ []string) error { return formed(s.running()...) }},
+		"state":    {"POP|all BACKEND up|down|full|...", 3, 3, (*stage).state},
 		"sees":     {"POP POP STATUS", 3, 3, (*stage).sees},
 		"has":      {"POP|all SELECT TEXT", 3, 3, (*stage).has},
 		"connect":  {"POP [from COUNTRY] [times N] gets BACKENDS|one", 3, -1, (*stage).connect},
@@ -108,6 +111,13 @@ func (s *stage) startBackends([]string) (err error) {
 		}
 		return nil
 	})
+}
+
+func (s *stage) backend(args []string) error {
+	if _, known := s.backends[args[0]]; !known || args[1] != "up" && args[1] != "down" {
+		return fmt.Errorf("want up or down, and one of %s", strings.Join(sorted(s.backends), ", "))
+	}
+	return s.on.backend(args[0], args[1] == "up")
 }
 
 // power does it and remembers who cannot be asked now.

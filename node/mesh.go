@@ -46,7 +46,7 @@ type replication struct {
 	router    *route.Router
 	vigil     *vigil
 	told      route.Reporter
-	clock     func() time.Time
+	clock     func() time.Time // this machine's, as records have it
 	log       zerolog.Logger
 	base      zerolog.Logger // without a component
 	keyFile   string         // of the keyring
