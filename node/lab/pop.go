@@ -78,6 +78,9 @@ func (p popPlan) start(ctx context.Context, running *sync.WaitGroup, i int, join
 		"EDGEPROXY_PROXY_PROTOCOL=on", "EDGEPROXY_TRUSTED_PROXIES=127.0.0.1",
 		"EDGEPROXY_BINDING_TTL_SECS=0", // load, not affinity, is to spread the few clients
 		"EDGEPROXY_DRAIN_SECS=0",
+		// On loopback a backend that is dead refuses at once; one that takes
+		// seconds to answer lives, on a machine that is busy with other things.
+		"EDGEPROXY_CONNECT_TIMEOUT_MS=10000",
 	}, nil)
 	if err != nil {
 		return nil, err
