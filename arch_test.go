@@ -31,6 +31,7 @@ var rooms = map[string]room{
 	"geo":                  {pure: true},
 	"mesh":                 {ours: []string{"geo"}, pure: true},
 	"proxy/route":          {ours: []string{"geo", "mesh"}, pure: true},
+	"proxy/route/rights":   {pure: true},
 	"geo/mmdb":             {ours: []string{"geo"}, libraries: []string{"github.com/oschwald/maxminddb-golang/v2"}},
 	"crdt":                 {pure: true},
 	"crdt/sqlite":          {ours: []string{"crdt"}, libraries: []string{"github.com/mattn/go-sqlite3", "modernc.org/sqlite"}},
