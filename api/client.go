@@ -102,7 +102,7 @@ func (c *Client) Backends(ctx context.Context) (BackendList, error) {
 
 // Backend implements POP.
 func (c *Client) Backend(ctx context.Context, id string) (Backend, error) {
-	path, err := backendPath(id)
+	path, err := namedPath("backends", "id", id)
 	if err != nil {
 		return Backend{}, err
 	}
@@ -116,7 +116,7 @@ func (c *Client) CreateBackend(ctx context.Context, set Patch) (Backend, error) 
 
 // UpdateBackend implements POP.
 func (c *Client) UpdateBackend(ctx context.Context, id string, set Patch) (Backend, error) {
-	path, err := backendPath(id)
+	path, err := namedPath("backends", "id", id)
 	if err != nil {
 		return Backend{}, err
 	}
@@ -125,7 +125,7 @@ func (c *Client) UpdateBackend(ctx context.Context, id string, set Patch) (Backe
 
 // DeleteBackend implements POP.
 func (c *Client) DeleteBackend(ctx context.Context, id string) error {
-	path, err := backendPath(id)
+	path, err := namedPath("backends", "id", id)
 	if err != nil {
 		return err
 	}
@@ -171,15 +171,6 @@ func (c *Client) Ready(ctx context.Context) (ready bool, reasons []string, err e
 		return false, nil, c.refused(code, body)
 	}
 	return *r.Ready, orEmpty(r.Reasons), nil
-}
-
-// backendPath escapes the id, which may hold slashes. Three ids that a table
-// may hold make another path of it, however escaped: servers clean paths.
-func backendPath(id string) (string, error) {
-	if id == "" || id == "." || id == ".." {
-		return "", &mesh.FieldError{Field: "id", Message: fmt.Sprintf("%q cannot be part of a URL: work on the database file itself", id)}
-	}
-	return "/api/v1/backends/" + url.PathEscape(id), nil
 }
 
 // orEmpty keeps null out of JSON that is made from an answer.

@@ -23,6 +23,7 @@ import (
 type tablePOP struct {
 	mu       sync.Mutex
 	backends map[string]Backend
+	services map[string]Service
 }
 
 func (p *tablePOP) Backends(context.Context) (BackendList, error) {
@@ -34,6 +35,41 @@ func (p *tablePOP) Backends(context.Context) (BackendList, error) {
 	}
 	l.Total = len(l.Backends)
 	return l, nil
+}
+
+func (p *tablePOP) Services(context.Context) ([]Service, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var all []Service
+	for _, s := range p.services {
+		all = append(all, s)
+	}
+	return all, nil
+}
+
+func (p *tablePOP) SetService(_ context.Context, app string, set ServicePatch) (Service, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if set.HealthCheck != nil && *set.HealthCheck == "icmp" {
+		return Service{}, &mesh.FieldError{Field: "health_check", Message: "icmp is no check"}
+	}
+	s := p.services[app]
+	s.App = app
+	if set.HealthCheck != nil {
+		s.HealthCheck = *set.HealthCheck
+	}
+	p.services[app] = s
+	return s, nil
+}
+
+func (p *tablePOP) DeleteService(_ context.Context, app string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if _, ok := p.services[app]; !ok {
+		return NotFound("service", app)
+	}
+	delete(p.services, app)
+	return nil
 }
 
 func (p *tablePOP) Backend(_ context.Context, id string) (Backend, error) {

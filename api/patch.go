@@ -24,6 +24,7 @@ func (p Patch) Columns() (backend, options map[string]any, err error) {
 	putBool(backend, "deleted", p.Deleted)
 	putBool(options, "draining", p.Draining)
 	put(options, "country", p.Country)
+	put(options, "health_check", p.HealthCheck)
 	if p.Addr != nil {
 		a, err := netip.ParseAddrPort(strings.TrimSpace(*p.Addr))
 		if err != nil {
@@ -43,7 +44,7 @@ func (p Patch) Columns() (backend, options map[string]any, err error) {
 func NewBackend(set, options map[string]any) (all, allOptions map[string]any) {
 	all = map[string]any{"app": "", "healthy": int64(1), "weight": int64(1), "soft_limit": int64(100), "hard_limit": int64(0), "deleted": int64(0)}
 	maps.Copy(all, set)
-	allOptions = map[string]any{"draining": int64(0), "country": nil}
+	allOptions = map[string]any{"draining": int64(0), "country": nil, "health_check": nil}
 	maps.Copy(allOptions, options)
 	return all, allOptions
 }

@@ -35,6 +35,7 @@ type POP interface {
 	DeleteBackend(ctx context.Context, id string) error                       // ErrNotFound
 	Explain(ctx context.Context, client netip.Addr, app string) (route.Explanation, error)
 	Status(ctx context.Context) (Status, error)
+	Services
 }
 
 // Sentinels of POP. Each comes wrapped in a sentence for a person.
@@ -44,8 +45,9 @@ var (
 	ErrUnavailable = errors.New("routing database unavailable")
 )
 
-// Backend is a backend with its load. State is one of up, down (healthy=0),
-// full (at hard_limit), draining and deleted.
+// Backend is a backend with its load. State is up, or why it takes no new
+// connections: unhealthy (healthy=0), down (checks say so), ejected (connects of
+// this POP failed), full (at hard_limit), draining or deleted.
 type Backend struct {
 	ID          string `json:"id"`
 	App         string `json:"app"`
@@ -58,7 +60,20 @@ type Backend struct {
 	Connections int64  `json:"connections"` // of all POPs
 	Own         int64  `json:"own"`         // of this POP
 	State       string `json:"state"`
+	Why         string `json:"why,omitempty"` // of the state, for people: who says so and since when
 	Country     string `json:"country,omitempty"`
+	HealthCheck string `json:"health_check,omitempty"` // its own or its service's; empty: the POP's default
+
+	Checks       []Verdict `json:"checks,omitempty"`       // one of each POP that checks it
+	EjectedUntil time.Time `json:"ejected_until,omitzero"` // by this POP
+}
+
+// Verdict is what one POP's checks say of a backend.
+type Verdict struct {
+	POP   string    `json:"pop"`
+	Up    bool      `json:"up"`
+	Since time.Time `json:"since"`
+	Why   string    `json:"why,omitempty"` // of a failure
 }
 
 // BackendList is the answer to GET /api/v1/backends. Problems names the rows
@@ -86,6 +101,8 @@ type Patch struct {
 	Deleted   *bool   `json:"deleted,omitempty"`
 	Draining  *bool   `json:"draining,omitempty"`
 	Country   *string `json:"country,omitempty"`
+
+	HealthCheck *string `json:"health_check,omitempty"` // empty: its service's
 }
 
 // Status is the answer to GET /api/v1/status.

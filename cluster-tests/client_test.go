@@ -181,3 +181,6 @@ func closedSoon(c net.Conn, within time.Duration) error {
 	}
 	return nil // by FIN, or by RST where it had sent what nobody read
 }
+
+// unchecked is for tests of what a POP does where no check tells it anything.
+const unchecked = "EDGEPROXY_HEALTH_CHECK=off"

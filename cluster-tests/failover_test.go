@@ -22,7 +22,7 @@ func TestFailover(t *testing.T) {
 			t.Parallel()
 			// The timeout is the live one's too, with all clients at once.
 			p := startPOP(t, []row{at("dead-1", "sa", dead(t)), at("dead-2", "sa", dead(t)), live.row()},
-				append(trusting, "EDGEPROXY_REGION=us", "EDGEPROXY_CONNECT_TIMEOUT_MS=4000")...)
+				append(trusting, "EDGEPROXY_REGION=us", "EDGEPROXY_CONNECT_TIMEOUT_MS=4000", unchecked)...)
 			var all sync.WaitGroup
 			for i := range clients {
 				all.Go(func() {
@@ -165,7 +165,7 @@ func TestSilentBackend(t *testing.T) {
 		gone <- err
 	})
 	p := startPOP(t, []row{at("silent", "sa", silent), startBackend(t, "live", "eu").row()},
-		append(trusting, noAffinity, "EDGEPROXY_REGION=us", "EDGEPROXY_IDLE_TIMEOUT_SECS=4")...)
+		append(trusting, noAffinity, unchecked, "EDGEPROXY_REGION=us", "EDGEPROXY_IDLE_TIMEOUT_SECS=4")...)
 	began := time.Now()
 	c := p.connect(t, append(header(2, "200.160.2.3"), "hello"...))
 	if got := p.goes(t, "193.99.144.80"); got != "live" {

@@ -24,7 +24,7 @@ func TestLimitOfTheMesh(t *testing.T) {
 	})
 	sa.sql(t, "UPDATE backends SET healthy=0 WHERE id='b'")
 	for _, p := range m.pops {
-		eventually(t, converged, func() error { return p.is("b", "down") })
+		eventually(t, converged, func() error { return p.is("b", "unhealthy") })
 	}
 	open, refused := us.hold(t, 6)
 	if len(open) != 6 || refused != 0 {

@@ -61,6 +61,10 @@ type Config struct {
 	IdleTimeout     time.Duration
 	LingerTimeout   time.Duration // of a half-closed connection
 
+	HealthCheck    string  // of backends of which nobody says anything: off, tcp … or http …; package mesh reads it
+	PanicThreshold int     // percent of an app's backends that must be up, or checks are not believed
+	HardMargin     float64 // share by which hard limits are lowered where other POPs have connections too, 0 to 0.5
+
 	LogLevel  string // trace, debug, info, warn or error
 	LogFormat string // auto, console or json
 	AccessLog bool

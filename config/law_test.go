@@ -22,6 +22,7 @@ var samples = map[string][]string{
 	"gossip_addr": {"127.0.0.1:1", "[::1]:2"}, "sync_addr": {"127.0.0.1:1", "localhost:2"}, "advertise_addr": {"192.0.2.1", "2001:db8::1"},
 	"join": {"a.example", "192.0.2.1:7946,[::1]:1"}, "cluster_key": {"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBA="}, "insecure": {"true", "false"},
 	"connect_timeout_ms": {"1", "2000"}, "connect_attempts": {"1", "10"}, "idle_timeout_secs": {"1", "3600"},
+	"health_check": {"tcp", "off"}, "panic_threshold": {"0", "100"}, "hard_margin": {"0", "0.03", "0.5"},
 	"linger_timeout_secs": {"1", "60"}, "log_level": {"info", "trace"}, "log_format": {"json", "auto"},
 	"access_log": {"true", "false"}, "countries": {"{BR: eu}", "{NO: us}"}, "regions": {`{eu: "1,2"}`, `{eu: "3,4"}`},
 }
@@ -140,8 +141,8 @@ func TestWhatMayChangeOnSIGHUP(t *testing.T) {
 			live = append(live, s.Key)
 		}
 	}
-	want := "binding_ttl_secs trusted_proxies drain_secs connect_timeout_ms connect_attempts idle_timeout_secs " +
-		"linger_timeout_secs log_level access_log countries regions"
+	want := "binding_ttl_secs trusted_proxies drain_secs connect_timeout_ms connect_attempts health_check panic_threshold hard_margin " +
+		"idle_timeout_secs linger_timeout_secs log_level access_log countries regions"
 	if got := strings.Join(live, " "); got != want {
 		t.Errorf("live are %s", got)
 	}

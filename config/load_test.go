@@ -47,7 +47,7 @@ func TestDefaults(t *testing.T) {
 		Listen: "0.0.0.0:8080", DBPath: "routing.db", Region: "sa", DBReload: 5 * time.Second,
 		BindingTTL: 10 * time.Minute, BindingMax: 1 << 20, APIAddr: "127.0.0.1:8180", GossipAddr: "0.0.0.0:7946", SyncAddr: "0.0.0.0:7947",
 		Drain: 30 * time.Second, ConnectTimeout: 2 * time.Second, ConnectAttempts: 3,
-		IdleTimeout: time.Hour, LingerTimeout: time.Minute, LogLevel: "info", LogFormat: "auto",
+		HealthCheck: "tcp", IdleTimeout: time.Hour, LingerTimeout: time.Minute, LogLevel: "info", LogFormat: "auto",
 		origins: map[string]origin{},
 	}
 	if !reflect.DeepEqual(got, want) {
@@ -85,6 +85,9 @@ insecure: no
 drain_secs: 1.5
 connect_timeout_ms: 0.5
 connect_attempts: 10
+health_check: http path=/health
+panic_threshold: 50
+hard_margin: 0.03
 idle_timeout_secs: 31536000
 linger_timeout_secs: 1
 log_level: WARN
@@ -109,7 +112,7 @@ regions: {eu-west: "53.34,-6.26"}
 		APIAddr: "localhost:80", APIToken: "007",
 		GossipAddr: "10.0.0.1:1", SyncAddr: "10.0.0.1:2", AdvertiseAddr: netip.MustParseAddr("192.0.2.9"),
 		Join: []string{"sa.example.net", "[2001:db8::1]:7946"}, ClusterKey: "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", Drain: 1500 * time.Millisecond, ConnectTimeout: 500 * time.Microsecond,
-		ConnectAttempts: 10, IdleTimeout: 365 * 24 * time.Hour, LingerTimeout: time.Second,
+		ConnectAttempts: 10, HealthCheck: "http path=/health", PanicThreshold: 50, HardMargin: 0.03, IdleTimeout: 365 * 24 * time.Hour, LingerTimeout: time.Second,
 		LogLevel: "warn", LogFormat: "json", AccessLog: true,
 		Countries: map[string]string{"NO": "eu", "BR": "sa"}, Regions: map[string][2]float64{"eu-west": {53.34, -6.26}},
 	}

@@ -71,6 +71,14 @@ func whole(r raw) (int, error) {
 	return n, nil
 }
 
+func fraction(r raw) (float64, error) {
+	f, err := strconv.ParseFloat(r.text, 64)
+	if err != nil && !math.IsInf(f, 0) || math.IsNaN(f) {
+		return 0, fault{what: "is not a number", hint: "e.g. 0.03"}
+	}
+	return f, nil
+}
+
 // number reads a count of units. The unit stands in the name of the setting, so a value has none.
 func number(unit time.Duration) func(raw) (time.Duration, error) {
 	return func(r raw) (time.Duration, error) {

@@ -39,7 +39,7 @@ type Config struct {
 	Applied func(peer string, a crdt.Applied)
 
 	// WholeLoad is this POP's load, for a peer whose stream begins, and TookLoad
-	// hears a peer's; it must not block. Both may be nil.
+	// hears a peer's. They must not block, nor call the Mesh. Both may be nil.
 	WholeLoad func() Load
 	TookLoad  func(peer string, l Load)
 

@@ -39,6 +39,7 @@ func contest(old *claim, new claim, smaller string) verdict {
 
 // enter makes the stream its peer's, or says why not.
 func (m *Mesh) enter(ctx context.Context, s *stream, h hello, rtt time.Duration) error {
+	s.protocol = min(h.max, protocolMax)
 	s.claim = claim{nonce: h.nonce, dialer: s.node}
 	if s.dialed {
 		s.claim.dialer = m.cfg.Node

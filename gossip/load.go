@@ -1,22 +1,26 @@
 package gossip
 
 import (
-	"encoding/binary"
-	"fmt"
 	"maps"
 	"slices"
 	"time"
 )
 
-// Load is what a POP says of its own connections. It is telemetry: it is kept
-// by nobody, a later one replaces an earlier one, and only its owner sends it.
+// Load is what a POP says of itself at a moment: its connections, what its
+// checks say of backends, and to which of them a connect failed. It is
+// telemetry: it is kept by nobody, a later one replaces an earlier one, and only
+// its owner sends it.
 type Load struct {
 	Life   uint64        // of the sender; a greater one forgets what was said before
-	Seq    uint64        // of the sender's life, rising; given by PublishLoad
+	Seq    uint64        // of the sender's life, rising; given when it is sent
 	Age    time.Duration // since it was taken, as the sender counts; the way is not in it
-	Whole  bool          // backends that are not named have no connections
+	Whole  bool          // backends that are not named have no connections, and are not checked by it
 	Counts map[string]int64
 	Rates  []LoadRate // all that are not 0
+
+	Verdicts  map[string]LoadVerdict // of the backends that it checks
+	Unchecked []string               // those that it checks no more
+	Suspects  []string               // a connect to them failed just now
 }
 
 // LoadRate is how many connections per second ask for an app in a region.
@@ -25,12 +29,24 @@ type LoadRate struct {
 	Rate        float64
 }
 
+// LoadVerdict is what the sender's checks say of a backend.
+type LoadVerdict struct {
+	Up  bool
+	For time.Duration // how long it has been so, as the sender counts
+	Why string        // of a failure
+}
+
 // Bounds of what a peer may claim; what is beyond ends its stream.
 const (
 	MaxLoadCount = 1 << 24 // connections with one backend
 	MaxLoadRate  = 1 << 20 // per second
 	MaxLoadAge   = time.Minute
+	MaxLoadFor   = 10 * 365 * 24 * time.Hour
+	MaxLoadWhy   = 120 // bytes
+	MaxSuspects  = 64
 	maxLoadName  = 255 // bytes
+	// loadPart is how many entries one frame has, at most half a MiB; the rest follows.
+	loadPart = 1024
 )
 
 // PublishLoad sends every peer what changed. Where a peer has not taken what
@@ -44,17 +60,95 @@ func (m *Mesh) PublishLoad(l Load) {
 	}
 }
 
+// LoadSeq is the number of the last load that was sent to anybody.
+func (m *Mesh) LoadSeq() uint64 { return m.loads.Load() }
+
 // putLoad queues a load, which replaces what it speaks of.
 func (s *stream) putLoad(l Load) {
+	if s.protocol < protocolLoad {
+		return
+	}
 	s.mu.Lock()
-	if old := s.load; old != nil && !l.Whole {
-		counts := maps.Clone(old.Counts)
-		maps.Copy(counts, l.Counts)
-		l.Whole, l.Counts = old.Whole, counts
+	if s.load != nil && !l.Whole {
+		l = s.load.then(l)
 	}
 	s.load, s.loadAt = &l, time.Now()
 	s.mu.Unlock()
 	notify(s.wake)
+}
+
+// putWhole queues all that this POP has, taken while no change can be queued
+// in between and be overwritten.
+func (s *stream) putWhole() {
+	if s.m.cfg.WholeLoad == nil || s.protocol < protocolLoad {
+		return
+	}
+	s.mu.Lock()
+	l := s.m.cfg.WholeLoad()
+	s.load, s.loadAt = &l, time.Now()
+	s.mu.Unlock()
+	notify(s.wake)
+}
+
+// then is both loads as one. Neither is changed: others send them, too.
+func (l Load) then(next Load) Load {
+	next.Whole = l.Whole
+	next.Counts = joined(l.Counts, next.Counts)
+	ended := slices.Clone(next.Unchecked)
+	for _, id := range l.Unchecked {
+		if _, again := next.Verdicts[id]; !again && !slices.Contains(ended, id) {
+			ended = append(ended, id)
+		}
+	}
+	next.Verdicts = joined(l.Verdicts, next.Verdicts)
+	for _, id := range next.Unchecked {
+		delete(next.Verdicts, id)
+	}
+	next.Unchecked = ended
+	suspects := slices.Clone(l.Suspects)
+	for _, id := range next.Suspects {
+		if !slices.Contains(suspects, id) {
+			suspects = append(suspects, id)
+		}
+	}
+	next.Suspects = suspects[:min(len(suspects), MaxSuspects)]
+	return next
+}
+
+// joined are the entries of both, of one key the later one's.
+func joined[V any](a, b map[string]V) map[string]V {
+	all := make(map[string]V, len(a)+len(b))
+	maps.Copy(all, a)
+	maps.Copy(all, b)
+	return all
+}
+
+// cut takes so much of the load as goes into one frame; nothing is left where
+// that is all.
+func (l Load) cut() (part Load, rest *Load) {
+	if len(l.Counts)+len(l.Verdicts)+len(l.Unchecked) <= loadPart {
+		return l, nil
+	}
+	part, rest = l, &Load{Life: l.Life, Age: l.Age, Rates: l.Rates}
+	left := loadPart
+	part.Counts, rest.Counts = divided(l.Counts, &left)
+	part.Verdicts, rest.Verdicts = divided(l.Verdicts, &left)
+	n := min(left, len(l.Unchecked))
+	part.Unchecked, rest.Unchecked = l.Unchecked[:n], l.Unchecked[n:]
+	return part, rest
+}
+
+func divided[V any](m map[string]V, left *int) (some, others map[string]V) {
+	some, others = map[string]V{}, map[string]V{}
+	for key, v := range m {
+		if *left > 0 {
+			some[key] = v
+			*left--
+		} else {
+			others[key] = v
+		}
+	}
+	return some, others
 }
 
 // takeLoad adds the load that waits, to which its waiting adds age.
@@ -62,11 +156,18 @@ func (s *stream) takeLoad(b []byte, now time.Time) []byte {
 	s.mu.Lock()
 	l, at := s.load, s.loadAt
 	s.load = nil
+	var sent Load
+	if l != nil {
+		sent, s.load = l.cut()
+	}
+	more := s.load != nil
 	s.mu.Unlock()
 	if l == nil {
 		return b
 	}
-	sent := *l
+	if more {
+		notify(s.wake)
+	}
 	sent.Seq = s.m.loads.Add(1)
 	sent.Age = min(max(0, l.Age+now.Sub(at)), MaxLoadAge)
 	return appendFrame(b, kindLoad, sent.append)
@@ -84,47 +185,4 @@ func (s *stream) tookLoad(l Load) error {
 	s.m.mu.Unlock()
 	s.m.cfg.TookLoad(s.node, l)
 	return nil
-}
-
-func (l Load) append(b []byte) []byte {
-	b = binary.AppendUvarint(binary.AppendUvarint(b, l.Life), uint64(l.Age.Microseconds()))
-	b = appendBool(binary.AppendUvarint(b, l.Seq), l.Whole)
-	b = binary.AppendUvarint(b, uint64(len(l.Counts)))
-	for _, id := range slices.Sorted(maps.Keys(l.Counts)) {
-		b = binary.AppendUvarint(appendString(b, id), uint64(l.Counts[id]))
-	}
-	b = binary.AppendUvarint(b, uint64(len(l.Rates)))
-	for _, r := range l.Rates {
-		b = appendString(appendString(b, r.App), r.Region)
-		b = binary.AppendUvarint(b, uint64(r.Rate*1000))
-	}
-	return b
-}
-
-func decodeLoad(b []byte) (l Load, err error) {
-	r := &reader{b: b}
-	l.Life = r.uvarint()
-	l.Age = time.Duration(r.atMost("an age in µs", uint64(MaxLoadAge.Microseconds()))) * time.Microsecond
-	l.Seq, l.Whole = r.uvarint(), r.bool()
-	n := r.count(2)
-	l.Counts = make(map[string]int64, n)
-	for range n {
-		id := r.name(maxLoadName)
-		l.Counts[id] = int64(r.atMost("connections", MaxLoadCount))
-	}
-	for range r.count(3) {
-		rate := LoadRate{App: r.string(maxLoadName), Region: r.string(maxLoadName)}
-		rate.Rate = float64(r.atMost("connections in 1000 s", MaxLoadRate*1000)) / 1000
-		l.Rates = append(l.Rates, rate)
-	}
-	return l, r.end("load")
-}
-
-// atMost is a number within a bound.
-func (r *reader) atMost(what string, limit uint64) uint64 {
-	v := r.uvarint()
-	if r.err == nil && v > limit {
-		r.fail(fmt.Errorf("%d %s, at most %d are believed", v, what, limit))
-	}
-	return v
 }

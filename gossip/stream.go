@@ -18,15 +18,16 @@ import (
 //	work   what takes the store: answers to pulls, digests -> out
 //	write  queue, control, out -> frames
 type stream struct {
-	m      *Mesh
-	peer   *peer // set by enter
-	node   string
-	addr   string
-	dialed bool // by us
-	claim  claim
-	conn   *tls.Conn
-	frames *frameReader
-	in     *patient
+	m        *Mesh
+	peer     *peer // set by enter
+	node     string
+	addr     string
+	dialed   bool   // by us
+	protocol uint64 // that both speak
+	claim    claim
+	conn     *tls.Conn
+	frames   *frameReader
+	in       *patient
 
 	queue queue         // deltas for the peer
 	wake  chan struct{} // 1: for write, that something is to be sent
@@ -45,7 +46,7 @@ type stream struct {
 	ponged  chan struct{} // closed by the next pong; nil: nobody waits
 	pingNow bool
 	inbox   inbox
-	load    *Load // that waits to be sent
+	load    *Load // that waits to be sent; a peer of protocol 1 gets none
 	loadAt  time.Time
 
 	// Guarded by Mesh.mu.
@@ -84,9 +85,7 @@ func (s *stream) run(ctx context.Context) error {
 	if s.m.cfg.Keyring != nil {
 		s.sendKeyring(s.m.cfg.Keyring()) // where it changed since hello
 	}
-	if s.m.cfg.WholeLoad != nil {
-		s.putLoad(s.m.cfg.WholeLoad())
-	}
+	s.putWhole()
 	var wg sync.WaitGroup
 	wg.Go(func() { s.close(s.read(work)) })
 	wg.Go(func() { s.work(work) })

@@ -16,7 +16,9 @@ import (
 // Versions of the protocol that this edgeproxy speaks.
 const (
 	protocolMin = 1
-	protocolMax = 1
+	protocolMax = 2
+
+	protocolLoad = 2 // from which on a peer takes kindLoad
 )
 
 // kind is a frame's first byte. A frame is the length of the rest in four
@@ -35,8 +37,8 @@ const (
 	kindPing                    // wants a pong
 	kindPong                    // the sender's clock
 	kindKeyring                 // a keyring document
-	kindLoad                    // the sender's connections
 	kindBye                     // last, and why
+	kindLoad                    // what the sender says of itself now
 )
 
 const (

@@ -15,8 +15,12 @@ type Verdict struct {
 	Why   string    // of a failure; empty where it is up
 }
 
-// Lease is how long a silent POP's verdicts count.
-const Lease = 10 * time.Second
+// Lease is how long a silent POP's verdicts count. They are remembered for
+// longer: one that was stopped and goes on tells only what changed since.
+const (
+	Lease      = 10 * time.Second
+	remembered = time.Minute
+)
 
 // Bounds of what another POP may say.
 const (
@@ -45,7 +49,8 @@ type Board struct {
 type voice struct {
 	incarnation, seq uint64
 	at               time.Time
-	backends         map[string]bool
+	backends         map[string]Verdict
+	silent           bool // its lease has ended: nothing of it counts until it is heard of again
 }
 
 // NewBoard knows nothing.
@@ -69,10 +74,17 @@ func (b *Board) Learn(r Report, now time.Time) (changed []string) {
 		changed, v = b.Forget(r.POP), nil
 	}
 	if v == nil {
-		v = &voice{incarnation: r.Incarnation, backends: map[string]bool{}}
+		v = &voice{incarnation: r.Incarnation, backends: map[string]Verdict{}}
 		b.pops[r.POP] = v
 	}
 	v.seq, v.at = r.Seq, r.At
+	if v.silent {
+		v.silent = false
+		for id, verdict := range v.backends {
+			b.show(id, verdict)
+			changed = append(changed, id)
+		}
+	}
 	gone := r.Gone
 	if r.Whole {
 		for id := range v.backends {
@@ -82,8 +94,10 @@ func (b *Board) Learn(r Report, now time.Time) (changed []string) {
 		}
 	}
 	for _, id := range gone {
-		if _, again := r.Verdicts[id]; !again && v.backends[id] {
-			b.drop(r.POP, id)
+		_, again := r.Verdicts[id]
+		if _, had := v.backends[id]; had && !again {
+			delete(v.backends, id)
+			b.hide(id, r.POP)
 			changed = append(changed, id)
 		}
 	}
@@ -96,7 +110,8 @@ func (b *Board) Learn(r Report, now time.Time) (changed []string) {
 }
 
 func (b *Board) put(v *voice, pop, id string, verdict Verdict, now time.Time) bool {
-	if !v.backends[id] && len(v.backends) >= maxVerdicts {
+	old, known := v.backends[id]
+	if !known && len(v.backends) >= maxVerdicts {
 		return false
 	}
 	verdict.POP = pop
@@ -106,23 +121,25 @@ func (b *Board) put(v *voice, pop, id string, verdict Verdict, now time.Time) bo
 	if verdict.Up {
 		verdict.Why = ""
 	}
-	old, known := b.of[id][pop]
 	if known && old.Up == verdict.Up && old.Why == verdict.Why {
 		return false // its age, counted twice, differs a little
 	}
 	if known && old.Up == verdict.Up {
 		verdict.Since = old.Since
 	}
-	if b.of[id] == nil {
-		b.of[id] = map[string]Verdict{}
-	}
-	b.of[id][pop] = verdict
-	v.backends[id] = true
+	v.backends[id] = verdict
+	b.show(id, verdict)
 	return true
 }
 
-func (b *Board) drop(pop, id string) {
-	delete(b.pops[pop].backends, id)
+func (b *Board) show(id string, verdict Verdict) {
+	if b.of[id] == nil {
+		b.of[id] = map[string]Verdict{}
+	}
+	b.of[id][verdict.POP] = verdict
+}
+
+func (b *Board) hide(id, pop string) {
 	delete(b.of[id], pop)
 	if len(b.of[id]) == 0 {
 		delete(b.of, id)
@@ -135,20 +152,31 @@ func (b *Board) Forget(pop string) (changed []string) {
 	if v == nil {
 		return nil
 	}
-	for id := range v.backends {
-		changed = append(changed, id)
-		b.drop(pop, id)
-	}
 	delete(b.pops, pop)
+	return b.silence(pop, v)
+}
+
+// Expire lets the verdicts of POPs whose lease has ended count no more.
+func (b *Board) Expire(now time.Time) (changed []string) {
+	for pop, v := range b.pops {
+		switch silent := now.Sub(v.at); {
+		case silent > remembered:
+			changed = append(changed, b.Forget(pop)...)
+		case silent > Lease:
+			changed = append(changed, b.silence(pop, v)...)
+		}
+	}
 	return changed
 }
 
-// Expire forgets the POPs whose lease has ended.
-func (b *Board) Expire(now time.Time) (changed []string) {
-	for pop, v := range b.pops {
-		if now.Sub(v.at) > Lease {
-			changed = append(changed, b.Forget(pop)...)
-		}
+func (b *Board) silence(pop string, v *voice) (changed []string) {
+	if v.silent {
+		return nil
+	}
+	v.silent = true
+	for id := range v.backends {
+		changed = append(changed, id)
+		b.hide(id, pop)
 	}
 	return changed
 }

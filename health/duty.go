@@ -2,58 +2,67 @@ package health
 
 import (
 	"cmp"
+	"maps"
+	"math"
 	"slices"
 
 	"github.com/edgeproxy/edgeproxy/geo"
 	"github.com/edgeproxy/edgeproxy/mesh"
 )
 
-// checkers is how many POPs check a backend: one more than one, so that a POP
-// that has lost its way to it is found out.
-const checkers = 2
+// Duty says who checks what, for POPs that live.
+type Duty struct {
+	regions []geo.Region // that have POPs, by code
+	pops    map[geo.Region][]mesh.POP
+}
+
+// NewDuty shares the work among these POPs.
+func NewDuty(pops []mesh.POP) *Duty {
+	d := &Duty{pops: map[geo.Region][]mesh.POP{}}
+	// By name: every POP has to see the same region at the same place.
+	for _, p := range slices.SortedFunc(slices.Values(pops), func(a, b mesh.POP) int { return cmp.Compare(a.Node, b.Node) }) {
+		d.pops[p.Region] = append(d.pops[p.Region], p)
+	}
+	d.regions = slices.Sorted(maps.Keys(d.pops))
+	return d
+}
 
 // Checkers are the POPs that check a backend: two of those of its region, by
 // rendezvous hash, so that every POP comes to the same answer without asking and
 // a POP's end moves only its own backends. Where the region, which is at the
 // place given, has no POP, those of the nearest one that has.
-func Checkers(id string, region geo.Region, at geo.Vector, pops []mesh.POP) []string {
-	near := nearest(region, at, pops)
-	type ranked struct {
-		node string
-		hash uint64
-	}
-	best := make([]ranked, 0, checkers+1)
-	for _, p := range pops {
-		if p.Region != near {
-			continue
+func (d *Duty) Checkers(id string, region geo.Region, at geo.Vector) []string {
+	var first, second string
+	var most, more uint64
+	for _, p := range d.pops[d.nearest(region, at)] {
+		switch h := hash(p.Node, id); {
+		case first == "" || h > most || h == most && p.Node < first:
+			first, second, most, more = p.Node, first, h, most
+		case second == "" || h > more || h == more && p.Node < second:
+			second, more = p.Node, h
 		}
-		best = append(best, ranked{p.Node, hash(p.Node, id)})
-		slices.SortFunc(best, func(a, b ranked) int { return cmp.Or(cmp.Compare(b.hash, a.hash), cmp.Compare(a.node, b.node)) })
-		best = best[:min(len(best), checkers)]
 	}
-	nodes := make([]string, len(best))
-	for i, r := range best {
-		nodes[i] = r.node
-	}
-	return nodes
+	// One more than one, so that a POP that has lost its way to it is found out.
+	nodes := []string{first, second}
+	return slices.DeleteFunc(nodes, func(n string) bool { return n == "" })
 }
 
 // nearest is the region of the POPs that are nearest to the region: itself
 // where it has any. Regions at an unknown place are the farthest, the first by
 // code of them.
-func nearest(region geo.Region, from geo.Vector, pops []mesh.POP) geo.Region {
+func (d *Duty) nearest(region geo.Region, from geo.Vector) geo.Region {
 	const unknown = 1e6 // km
-	best, far := geo.Region(""), 0.0
-	for _, p := range pops {
-		if p.Region == region {
-			return region
+	if len(d.pops[region]) > 0 {
+		return region
+	}
+	best, far := geo.Region(""), math.Inf(1)
+	for _, r := range d.regions {
+		km := unknown
+		if at := d.pops[r][0].Position; from.Known() && at.Known() {
+			km = from.Distance(at)
 		}
-		km := float64(unknown)
-		if from.Known() && p.Position.Known() {
-			km = from.Distance(p.Position)
-		}
-		if best == "" || km < far || km == far && p.Region < best {
-			best, far = p.Region, km
+		if km < far {
+			best, far = r, km
 		}
 	}
 	return best

@@ -79,12 +79,12 @@ func TestCheckers(t *testing.T) {
 		{"eu", pops("mars", "us"), 1, "us"},           // a POP at an unknown place is the farthest
 		{"sa", nil, 0, ""},
 	} {
-		got := Checkers("b", c.region, position(c.region), c.pops)
+		got := NewDuty(c.pops).Checkers("b", c.region, position(c.region))
 		if len(got) != c.want || slices.ContainsFunc(got, func(n string) bool { return !strings.HasPrefix(n, string(c.from)) }) {
 			t.Errorf("%s among %v: %v, want %d of %s", c.region, c.pops, got, c.want, c.from)
 		}
 		slices.Reverse(c.pops)
-		if again := Checkers("b", c.region, position(c.region), c.pops); !slices.Equal(got, again) {
+		if again := NewDuty(c.pops).Checkers("b", c.region, position(c.region)); !slices.Equal(got, again) {
 			t.Errorf("%v, and %v in another order", got, again)
 		}
 	}
@@ -97,11 +97,11 @@ func TestCheckersAreSpread(t *testing.T) {
 	count := map[string]int{}
 	for i := range 2000 {
 		id := fmt.Sprintf("sa-node-%d", i)
-		two := Checkers(id, "sa", position("sa"), all)
+		two := NewDuty(all).Checkers(id, "sa", position("sa"))
 		for _, n := range two {
 			count[n]++
 		}
-		left := Checkers(id, "sa", position("sa"), all[1:])
+		left := NewDuty(all[1:]).Checkers(id, "sa", position("sa"))
 		for _, n := range two {
 			if n != all[0].Node && !slices.Contains(left, n) {
 				t.Fatalf("%s: %v, without %s %v", id, two, all[0].Node, left)
@@ -184,6 +184,26 @@ func TestLearn(t *testing.T) {
 	}
 	if got := b.Expire(noon.Add(Lease + 1)); !slices.Equal(got, []string{"a"}) {
 		t.Errorf("%q changed after the lease", got)
+	}
+}
+
+// TestStoppedPOPGoesOn: what it said before counts again with its next word.
+func TestStoppedPOPGoesOn(t *testing.T) {
+	b := NewBoard()
+	b.Learn(said("p", 1, map[string]Verdict{"a": down("x"), "b": up()}), noon)
+	late := noon.Add(Lease + time.Second)
+	if b.Expire(late); b.Down("a") || len(b.Backends()) != 0 {
+		t.Errorf("%q count after the lease", b.Backends())
+	}
+	changed := b.Learn(Report{POP: "p", Incarnation: 1, Seq: 2, At: late, Gone: []string{"b"}}, late)
+	if slices.Sort(changed); !slices.Equal(slices.Compact(changed), []string{"a", "b"}) || !b.Down("a") || !slices.Equal(b.Backends(), []string{"a"}) {
+		t.Errorf("%q changed, %q count after it went on", changed, b.Backends())
+	}
+	gone := late.Add(remembered + time.Second)
+	b.Expire(gone)
+	b.Learn(Report{POP: "p", Incarnation: 1, Seq: 3, At: gone}, gone)
+	if len(b.Backends()) != 0 {
+		t.Errorf("%q: what it said long ago counts again", b.Backends())
 	}
 }
 

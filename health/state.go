@@ -2,7 +2,7 @@
 // which, when a backend counts as up or down to one checker, and what it is to
 // the mesh when checkers disagree.
 //
-//	for _, node := range health.Checkers(backend.ID, backend.Region, at, pops) { … }   // at most two
+//	health.NewDuty(pops).Checkers(backend.ID, backend.Region, at)   // at most two POPs
 //	state = state.Next(check, result)               // rise and fall
 //	board.Learn(report, now)                        // another POP's verdicts
 //	down := board.Down("sa-node-1")                 // every verdict says so

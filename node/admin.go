@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,6 +25,7 @@ type admin struct {
 	picture *picture
 	router  *route.Router
 	geo     *mmdb.Resolver
+	vigil   *vigil // nil without a daemon
 }
 
 // Backends implements api.POP.
@@ -45,18 +47,23 @@ func (a *admin) Backend(_ context.Context, id string) (api.Backend, error) {
 	return a.view(b), nil
 }
 
-// states are the words for why a backend takes no new connections.
-var states = map[route.Exclusion]string{
-	route.Included: "up", route.Unhealthy: "down", route.Full: "full", route.Draining: "draining", route.Deleted: "deleted", route.Ejected: "ejected",
-}
-
 func (a *admin) view(b *mesh.Backend) api.Backend {
-	own, n, why := a.router.Load(b, time.Now())
-	return api.Backend{
+	now := time.Now()
+	own, n, why := a.router.Load(b, now)
+	v := api.Backend{
 		ID: b.ID, App: b.App, Region: string(b.Region), Addr: b.Addr.String(), Healthy: b.Healthy,
 		Weight: b.Weight, SoftLimit: b.SoftLimit, HardLimit: b.HardLimit,
-		Connections: n, Own: own, State: states[why], Country: b.Country,
+		Connections: n, Own: own, State: cmp.Or(string(why), "up"), Country: b.Country, Checks: a.vigil.verdicts(b.ID),
 	}
+	if b.Check != nil {
+		v.HealthCheck = b.Check.String()
+	}
+	until := a.router.EjectedUntil(b.ID)
+	if why == route.Ejected {
+		v.EjectedUntil = until.UTC()
+	}
+	v.Why = whyOut(why, v.Checks, until, now)
+	return v
 }
 
 // CreateBackend implements api.POP. A row that is marked deleted makes way.
@@ -142,7 +149,7 @@ func check(id string, row []any, columns, options map[string]any) error {
 	if id == "." || id == ".." {
 		return &mesh.FieldError{Field: "id", Message: "cannot be a path's . or ..: the API could not name it"}
 	}
-	return b.ApplyOptions([]any{id, options["country"], options["draining"]})
+	return b.ApplyOptions([]any{id, options["country"], options["draining"], options["health_check"]})
 }
 
 // DeleteBackend implements api.POP.
@@ -180,7 +187,14 @@ func (a *admin) write(ctx context.Context, fn func(tx *sqlite.Tx) error) error {
 func (a *admin) Explain(_ context.Context, client netip.Addr, app string) (route.Explanation, error) {
 	client = client.Unmap()
 	q := route.Query{App: app, Client: client, Place: a.geo.Lookup(client)}
-	return a.router.Explain(q, time.Now(), rand.Uint64()), nil
+	now := time.Now()
+	e := a.router.Explain(q, now, rand.Uint64())
+	for i := range e.Candidates {
+		if c := &e.Candidates[i]; c.Excluded != route.Included {
+			c.Why = whyOut(c.Excluded, a.vigil.verdicts(c.ID), a.router.EjectedUntil(c.ID), now)
+		}
+	}
+	return e, nil
 }
 
 // status is what is known without a daemon.
@@ -287,7 +301,7 @@ func Check(ctx context.Context, cfg *config.Config) []Finding {
 		add("routing database", err)
 		return found
 	}
-	snap := mesh.NewSnapshot(self(cfg, ""), mesh.Rows{Backends: img.Backends, Options: img.BackendOptions}, positions(cfg))
+	snap := mesh.NewSnapshot(self(cfg, ""), rowsOf(img), positions(cfg))
 	for _, p := range snap.Problems {
 		found = append(found, Finding{fmt.Sprintf("%s %q", p.Table, p.ID), p.Field + ": " + p.Message})
 	}

@@ -54,7 +54,7 @@ func Restore(ctx context.Context, db, from string, asWritten bool) (backends int
 	if err != nil {
 		return 0, err
 	}
-	snap := mesh.NewSnapshot(self(&config.Config{}, ""), mesh.Rows{Backends: img.Backends, Options: img.BackendOptions}, nil)
+	snap := mesh.NewSnapshot(self(&config.Config{}, ""), rowsOf(img), nil)
 	name := db // under which a daemon runs on it
 	if real, err := filepath.EvalSymlinks(db); err == nil {
 		db = real // the link stays

@@ -44,7 +44,8 @@ type replication struct {
 	store     *sqlite.Store
 	picture   *picture
 	router    *route.Router
-	life      uint64 // of this process, later ones have greater numbers
+	vigil     *vigil
+	told      route.Reporter
 	log       zerolog.Logger
 	base      zerolog.Logger // without a component
 	keyFile   string         // of the keyring
@@ -72,7 +73,7 @@ type replication struct {
 func newReplication(ctx context.Context, n *Node) (*replication, error) {
 	cfg, log := n.cfg, n.log.With().Str("component", "mesh").Logger()
 	m := &replication{
-		node: n.life.Node, version: n.opts.Version, cfg: cfg, store: n.store, picture: n.picture, router: n.router, life: uint64(time.Now().UnixNano()), log: log, base: n.log,
+		node: n.life.Node, version: n.opts.Version, cfg: cfg, store: n.store, picture: n.picture, router: n.router, vigil: n.vigil, log: log, base: n.log,
 		keyFile: cfg.DBPath + ".keys", pins: newPins(n.store, log), counts: newMeshCounts(), taken: make(chan string, 1), retag: make(chan struct{}, 1),
 	}
 	m.picture.keys = m.pins.read
@@ -163,9 +164,11 @@ func (m *replication) follow(ctx context.Context) {
 		}
 		m.streams.SetPeers(m.roster.list())
 		m.picture.setMembers(positionsOf(members))
+		m.vigil.setMembers(others(members))
 		for _, member := range members {
 			if member.Status == membership.StatusLeft {
 				m.router.Forget(member.Name, time.Now())
+				m.vigil.forget(member.Name, time.Now())
 			}
 		}
 		select {
@@ -273,5 +276,6 @@ func (m *replication) close() error {
 	_ = m.front.Close() // closed already after an orderly end
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
+	_ = m.store.WriteTelemetry(ctx, sqlite.Telemetry{}, time.Now()) // what is left, the next start removes
 	return m.store.End(ctx)
 }

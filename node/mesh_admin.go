@@ -86,7 +86,7 @@ func (n *Node) Forget(ctx context.Context, name string) error {
 		return fmt.Errorf("%w: %w", api.ErrUnavailable, err)
 	}
 	if !known {
-		return fmt.Errorf("%w: no member %q", api.ErrNotFound, name)
+		return api.NotFound("member", name)
 	}
 	m.log.Info().Str("peer", name).Msg("member forgotten")
 	return nil

@@ -11,10 +11,9 @@ import (
 	"github.com/edgeproxy/edgeproxy/proxy/route"
 )
 
-// report tells the other POPs how many connections this one has, four times a
-// second, until ctx ends.
+// report tells the other POPs how many connections this one has and what its
+// checks say, four times a second, until ctx ends.
 func (m *replication) report(ctx context.Context) {
-	var sent route.Reporter
 	ticker := time.NewTicker(route.ReportEvery)
 	defer ticker.Stop()
 	for {
@@ -22,16 +21,23 @@ func (m *replication) report(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case now := <-ticker.C:
-			m.streams.PublishLoad(m.loadOf(m.router.Report(&sent, now)))
+			l := m.loadOf(m.router.Report(&m.told, now))
+			m.vigil.news(&l, now)
+			m.streams.PublishLoad(l)
 		}
 	}
 }
 
 // wholeLoad is for a peer whose stream has just begun.
-func (m *replication) wholeLoad() gossip.Load { return m.loadOf(m.router.Whole(time.Now())) }
+func (m *replication) wholeLoad() gossip.Load {
+	now := time.Now()
+	l := m.loadOf(m.router.Whole(&m.told, now))
+	m.vigil.all(&l, now)
+	return l
+}
 
 func (m *replication) loadOf(rep route.Report) gossip.Load {
-	l := gossip.Load{Life: m.life, Whole: rep.Whole, Counts: rep.Counts}
+	l := gossip.Load{Life: m.vigil.life, Whole: rep.Whole, Counts: rep.Counts}
 	for id, n := range l.Counts {
 		l.Counts[id] = min(max(n, 0), gossip.MaxLoadCount)
 	}
@@ -44,7 +50,7 @@ func (m *replication) loadOf(rep route.Report) gossip.Load {
 	return l
 }
 
-// tookLoad is told what another POP says of its connections.
+// tookLoad is told what another POP says of its connections and checks.
 func (m *replication) tookLoad(peer string, l gossip.Load) {
 	now := time.Now()
 	rep := route.Report{
@@ -55,4 +61,5 @@ func (m *replication) tookLoad(peer string, l gossip.Load) {
 		rep.Rates[route.AppRegion{App: r.App, Region: geo.Region(r.Region)}] = r.Rate
 	}
 	m.router.Learn(rep, now)
+	m.vigil.took(peer, l, now)
 }

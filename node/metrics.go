@@ -54,6 +54,8 @@ var (
 	descBPicks   = desc("backend_picks_total", "Times the backend was picked, by tier: 0 client's region, 1 the POP's own, 2 other.", "backend", "tier")
 	descBFail    = desc("backend_connect_failures_total", "Connects to the backend that failed.", "backend")
 	descBEject   = desc("backend_ejections_total", "Times the backend was ejected because connects to it failed.", "backend")
+	descBVerdict = desc("backend_verdict", "What a POP's checks say of the backend, 1 up, 0 down.", "backend", "checker")
+	descChecks   = desc("health_checks_total", "Checks that this POP made, by result.", "result")
 	descBBytes   = desc("backend_bytes_total", "Bytes relayed: in to the backend, out from it.", "backend", "direction")
 	descBRTT     = desc("backend_connect_seconds", "Successful connects to the backend and the time they took.", "backend")
 	descBRTTLast = desc("backend_last_connect_seconds", "Time that the last successful connect to the backend took.", "backend")
@@ -89,13 +91,15 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	}
 	out <- connectHistogram(st)
 
-	left := map[string]int{sqlite.Backends.Name: 0, sqlite.BackendOptions.Name: 0}
+	left := map[string]int{sqlite.Backends.Name: 0, sqlite.BackendOptions.Name: 0, sqlite.Services.Name: 0}
 	for _, p := range n.router.Snapshot().Problems {
 		left[p.Table]++
 	}
 	for table, count := range left {
 		gauge(descProblems, float64(count), table)
 	}
+	counter(descChecks, float64(n.vigil.checker.OK.Load()), "ok")
+	counter(descChecks, float64(n.vigil.checker.Failed.Load()), "failed")
 	c.backends(gauge, counter, out)
 	if n.mesh != nil {
 		c.mesh(gauge, counter, out)
@@ -118,6 +122,9 @@ func (c *collector) backends(gauge, counter func(*prometheus.Desc, float64, ...s
 		}
 		counter(descBFail, float64(s.Failures), s.ID)
 		counter(descBEject, float64(s.Ejections), s.ID)
+		for _, v := range c.n.vigil.verdicts(s.ID) {
+			gauge(descBVerdict, truth(v.Up), s.ID, v.POP)
+		}
 		counter(descBBytes, float64(s.BytesIn), s.ID, "in")
 		counter(descBBytes, float64(s.BytesOut), s.ID, "out")
 		out <- prometheus.MustNewConstSummary(descBRTT, s.Connects, s.RTTSum.Seconds(), nil, s.ID)

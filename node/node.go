@@ -29,6 +29,7 @@ import (
 	"github.com/edgeproxy/edgeproxy/crdt/sqlite"
 	"github.com/edgeproxy/edgeproxy/geo"
 	"github.com/edgeproxy/edgeproxy/geo/mmdb"
+	"github.com/edgeproxy/edgeproxy/mesh"
 	"github.com/edgeproxy/edgeproxy/proxy"
 	"github.com/edgeproxy/edgeproxy/proxy/route"
 	"github.com/rs/zerolog"
@@ -57,7 +58,7 @@ type Node struct {
 	life     *life
 	store    *sqlite.Store
 	affinity *route.Affinity
-	admin    // countries, router and picture; makes the Node an api.POP
+	admin    // countries, router, picture and checks; makes the Node an api.POP
 	server   *proxy.Server
 	front    *net.TCPListener
 	apiFront *net.TCPListener
@@ -124,6 +125,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	behind.Go(func() { n.picture.watch(support, n.cfg.DBReload) })
 	behind.Go(func() { _ = n.geo.Run(support) }) // ends with support, and only then
 	behind.Go(func() { n.sweepAffinity(support) })
+	behind.Go(func() { n.vigil.run(support) })
 	behind.Go(func() {
 		select {
 		case <-n.aborted:
@@ -186,8 +188,19 @@ func (n *Node) start(ctx context.Context) (err error) {
 
 	n.affinity = route.NewAffinity(cfg.BindingTTL, cfg.BindingMax)
 	n.router = route.NewRouter(n.affinity)
+	n.router.Tune(tuning(cfg))
+	check, err := defaultCheck(cfg)
+	if err != nil {
+		return err
+	}
+	here := self(cfg, n.life.Node)
+	n.vigil = newVigil(here, check, n.router, n.log)
 	n.picture = &picture{
-		poked: make(chan struct{}, 1), store: n.store, self: self(cfg, n.life.Node), positions: positions(cfg), publish: n.router.Update,
+		poked: make(chan struct{}, 1), store: n.store, self: here, positions: positions(cfg),
+		publish: func(snap *mesh.Snapshot, now time.Time) {
+			n.router.Update(snap, now)
+			n.vigil.poke()
+		},
 		log: n.log.With().Str("component", "db").Logger(),
 	}
 	if err := n.picture.refresh(ctx); err != nil {
@@ -208,6 +221,8 @@ func (n *Node) start(ctx context.Context) (err error) {
 			return err
 		}
 		n.picture.fold = n.mesh.fold
+		n.picture.telemetry = n.mesh.telemetry
+		n.picture.tell(ctx, time.Now()) // in place of what a process left that was killed
 		n.addrs.Sync = n.mesh.front.Addr().String()
 	}
 	return nil
@@ -318,6 +333,13 @@ func (n *Node) Reload(ctx context.Context, cfg *config.Config) {
 		n.log.Error().Err(err).Msg("configuration not reloaded")
 		return
 	}
+	check, err := defaultCheck(cfg)
+	if err != nil {
+		n.log.Error().Err(err).Msg("configuration not reloaded")
+		return
+	}
+	n.vigil.setDefault(check)
+	n.router.Tune(tuning(cfg))
 	n.geo.SetTable(table)
 	if err := n.geo.Reload(); err != nil {
 		logGeo(n.log, n.geo.Info(), err)

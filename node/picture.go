@@ -36,6 +36,10 @@ type picture struct {
 	fold func(context.Context) (bool, error)
 	// keys are told at every read: which key belongs to which POP.
 	keys func(rows [][]any)
+	// telemetry is what is known of the POPs now, for the tables in the file;
+	// nil where it is not written.
+	telemetry func(time.Time) sqlite.Telemetry
+	untold    string // why it is not in the file, as last logged
 
 	mu        sync.Mutex                // one read and publication at a time
 	positions map[geo.Region]geo.Vector // by configuration
@@ -81,7 +85,7 @@ func (p *picture) refresh(ctx context.Context) error {
 	}
 	at := maps.Clone(p.positions)
 	maps.Copy(at, p.members)
-	snap := mesh.NewSnapshot(p.self, mesh.Rows{Backends: img.Backends, Options: img.BackendOptions}, at)
+	snap := mesh.NewSnapshot(p.self, rowsOf(img), at)
 	p.publish(snap, time.Now())
 	if !slices.Equal(snap.Problems, p.problems) {
 		p.problems = snap.Problems
@@ -91,6 +95,10 @@ func (p *picture) refresh(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+func rowsOf(img *sqlite.Image) mesh.Rows {
+	return mesh.Rows{Backends: img.Backends, Options: img.BackendOptions, Services: img.Services}
 }
 
 // setPositions changes where the regions are, from the next refresh on.
@@ -177,6 +185,7 @@ type watcher struct {
 	wanted bool      // they have changed since
 	owed   bool      // what others wrote has not been taken over yet
 	again  time.Time // not before then, after fold has failed
+	told   time.Time // when telemetry was last written
 }
 
 // look asks once whether something changed, and does what follows from it.
@@ -205,6 +214,10 @@ func (w *watcher) look(ctx context.Context, now time.Time) error {
 	}
 	if err != nil {
 		return err
+	}
+	if now.Sub(w.told) >= tellEvery {
+		w.told = now
+		w.tell(ctx, now)
 	}
 	return w.store.Settle(ctx, changed, now)
 }

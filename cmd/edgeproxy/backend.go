@@ -34,15 +34,18 @@ func newList(t *target) *cobra.Command {
 		Use:        "list",
 		SuggestFor: []string{"ls", "show", "get"},
 		Short:      "List the backends",
-		Long: `Lists the backends with the connections that are open through this POP.
+		Long: `Lists the backends with the connections that are open through all POPs.
 
-  state  up        takes new connections
-         full      at its hard limit
-         draining  serves what is open, takes no new connections
-         down      switched off (healthy = 0)
-         deleted   switched off and waiting to be forgotten (deleted = 1)
+  state  up         takes new connections
+         full       at its hard limit
+         draining   serves what is open, takes no new connections
+         down       every POP that checks it says so
+         ejected    connects of this POP to it failed; "backend enable" ends it
+         unhealthy  switched off (healthy = 0)
+         deleted    switched off and waiting to be forgotten (deleted = 1)
   soft   comfortable number of connections, per weight
   hard   greatest number of connections; 0 is unlimited
+  why    of the state: who says so, since when
 
 Rows that make no sense are left out, and named on stderr.`,
 		Example: `  edgeproxy backend list
@@ -68,7 +71,7 @@ Rows that make no sense are left out, and named on stderr.`,
 	}
 }
 
-var stateColours = map[string]colour{"up": green, "full": yellow, "draining": yellow, "down": red, "ejected": red, "deleted": red}
+var stateColours = map[string]colour{"up": green, "full": yellow, "draining": yellow, "down": red, "ejected": red, "unhealthy": red, "deleted": red}
 
 // backends prints a table for people.
 func (c *cli) backends(list []api.Backend) error {
@@ -82,5 +85,21 @@ func (c *cli) backends(list []api.Backend) error {
 			{text: strconv.FormatInt(b.SoftLimit, 10)}, {text: strconv.FormatInt(b.HardLimit, 10)}, {text: b.Country},
 		}
 	}
-	return c.table(columns, rows)
+	return c.table(withWhy(columns, rows, func(i int) string { return list[i].Why }))
+}
+
+// withWhy adds a last column with reasons, where there is any.
+func withWhy(columns []column, rows [][]cell, why func(i int) string) ([]column, [][]cell) {
+	some := false
+	for i := range rows {
+		rows[i] = append(rows[i], cell{text: why(i)})
+		some = some || why(i) != ""
+	}
+	if some {
+		return append(columns, column{name: "why"}), rows
+	}
+	for i := range rows {
+		rows[i] = rows[i][:len(columns)]
+	}
+	return columns, rows
 }

@@ -23,13 +23,15 @@ backends it looked at, best first. Nothing is reserved and nothing changes.
 
   tier         0 the client's region, 1 the POP's own, 2 any other; a nearer
                tier always goes first
-  connections  open now, through this POP
+  connections  open now, through all POPs
   load         connections / soft limit
   score        100 x region score (the tier, in tier 2 plus the distance divided
                by 20,000 km) + load / weight; the lowest wins, among equal ones
                chance decides
-  excluded     why a backend takes no new connections: unhealthy, deleted,
-               draining or full (at its hard limit)
+  excluded     why a backend takes no new connections: unhealthy (healthy = 0),
+               down (checks say so), ejected (connects failed), deleted, draining
+               or full (at its hard limit)
+  why          which POPs say so, since when
 
 Without a running POP (--db) there are no connections and no bound clients, and
 the POP's region is EDGEPROXY_REGION.` + targetHelp,
@@ -61,7 +63,11 @@ the POP's region is EDGEPROXY_REGION.` + targetHelp,
 }
 
 func (c *cli) explanation(e route.Explanation) error {
-	if _, err := fmt.Fprintln(c.stdout, printable(sentence(e))); err != nil || len(e.Candidates) == 0 {
+	text := sentence(e)
+	if e.Panic {
+		text += " So many are down that the checks are not believed."
+	}
+	if _, err := fmt.Fprintln(c.stdout, printable(text)); err != nil || len(e.Candidates) == 0 {
 		return err
 	}
 	columns := []column{{name: "id"}, {name: "region"}, {"tier", true}, {"connections", true}, {"load", true}, {"weight", true}, {"score", true}, {name: "excluded"}}
@@ -77,11 +83,11 @@ func (c *cli) explanation(e route.Explanation) error {
 			{text: strconv.FormatFloat(b.Score, 'f', 2, 64)}, {text: string(b.Excluded), paint: exclusionColours[b.Excluded]},
 		})
 	}
-	return c.table(columns, rows)
+	return c.table(withWhy(columns, rows, func(i int) string { return e.Candidates[i].Why }))
 }
 
 var exclusionColours = map[route.Exclusion]colour{
-	route.Unhealthy: red, route.Deleted: red, route.Draining: yellow, route.Full: yellow,
+	route.Unhealthy: red, route.Down: red, route.Ejected: red, route.Deleted: red, route.Draining: yellow, route.Full: yellow,
 }
 
 // sentence is the decision in words.

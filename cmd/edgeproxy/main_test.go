@@ -193,8 +193,14 @@ func parseExample(t *testing.T, line string) {
 		words, _, _ = strings.Cut(words, end)
 	}
 	var args []string
-	for _, word := range strings.Fields(words) {
-		args = append(args, strings.Trim(word, "'\""))
+	for i, part := range strings.Split(words, "'") {
+		if i%2 == 1 { // in quotes
+			args = append(args, part)
+			continue
+		}
+		for _, word := range strings.Fields(part) {
+			args = append(args, strings.Trim(word, "\""))
+		}
 	}
 	root := newRoot(&cli{stdout: io.Discard, stderr: io.Discard})
 	root.InitDefaultHelpCmd()

@@ -46,7 +46,7 @@ Without a command it serves: "edgeproxy --region us" is "edgeproxy serve
 		&cobra.Group{ID: groupMesh, Title: "The mesh:"})
 	root.AddCommand(
 		newServe(c), newLab(c), newCheck(c), newHealthcheck(c), newKeygen(c),
-		newBackend(c), newExplain(c), newStatus(c),
+		newBackend(c), newService(c), newExplain(c), newStatus(c),
 		newMembers(c), newLeave(c), newKeys(c), newRecords(c), newBackup(c), newRestore(c),
 		newVersion(c),
 	)

@@ -36,7 +36,7 @@ func (s *Store) Backup(ctx context.Context, path string) (err error) {
 	if _, err := from.ExecContext(ctx, "VACUUM INTO ?", part); err != nil {
 		return s.explain("back up", err)
 	}
-	if err := forgetNonce(ctx, part, s.busy); err != nil {
+	if err := detach(ctx, part, s.busy); err != nil {
 		return fmt.Errorf("back up %s to %s: %w", s.path, path, err)
 	}
 	for _, sync := range []string{part, filepath.Dir(path)} {
@@ -52,8 +52,9 @@ func (s *Store) Backup(ctx context.Context, path string) (err error) {
 	return nil
 }
 
-// forgetNonce makes sure that the copy is not taken for the file itself.
-func forgetNonce(ctx context.Context, path string, busy time.Duration) error {
+// detach makes sure that the copy is not taken for the file itself, nor what
+// POPs were doing when it was made for what they do.
+func detach(ctx context.Context, path string, busy time.Duration) error {
 	c, err := connect(ctx, uri(path, "rw"), busy)
 	if err != nil {
 		return err
@@ -61,6 +62,9 @@ func forgetNonce(ctx context.Context, path string, busy time.Duration) error {
 	k, err := readControl(ctx, c)
 	if err == nil && k.found {
 		_, err = c.ExecContext(ctx, "UPDATE crdt_control SET nonce = ''")
+	}
+	if err == nil {
+		err = clearTelemetry(ctx, c)
 	}
 	return errors.Join(err, c.Close())
 }

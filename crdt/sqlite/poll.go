@@ -39,8 +39,8 @@ func (s *Store) Poll(ctx context.Context) (changed bool, err error) {
 		err := s.reopenLocked(ctx, now)
 		return err == nil, err
 	}
-	var v int64
-	if err := s.reader.QueryRowContext(ctx, "PRAGMA data_version").Scan(&v); err != nil {
+	v, err := dataVersion(ctx, s.reader)
+	if err != nil {
 		s.stale = unusable(err)
 		return false, s.explain("read", err)
 	}
@@ -128,10 +128,7 @@ func (s *Store) Settle(ctx context.Context, changed bool, now time.Time) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if changed {
-		if s.foldAt.IsZero() {
-			s.foldBy = now.Add(foldWithin)
-		}
-		s.foldAt = now.Add(foldAfter)
+		s.foldLaterLocked(now)
 	}
 	if s.foldAt.IsZero() || now.Before(s.foldAt) && now.Before(s.foldBy) || s.readOnly || s.writer == nil {
 		return nil
@@ -151,6 +148,14 @@ func (s *Store) Settle(ctx context.Context, changed bool, now time.Time) error {
 		return nil // somebody is reading: later
 	}
 	return s.explain("fold the log of", err)
+}
+
+// foldLaterLocked notes that the log was written.
+func (s *Store) foldLaterLocked(now time.Time) {
+	if s.foldAt.IsZero() {
+		s.foldBy = now.Add(foldWithin)
+	}
+	s.foldAt = now.Add(foldAfter)
 }
 
 // foldLocked empties the log, unless somebody reads or writes at that moment.

@@ -14,6 +14,7 @@
 //	delta, err := store.Fold(ctx)            // what anybody wrote since, stamped, to be sent
 //	applied, err := store.Apply(ctx, peer, received)
 //	missing, more, err := store.Since(ctx, heads, 64<<10)
+//	err = store.WriteTelemetry(ctx, known, time.Now()) // for people with sqlite3
 //	err = store.End(ctx)
 //
 // The file belongs to the operator: anybody may write it with the sqlite3 CLI,
@@ -64,6 +65,7 @@ type Store struct {
 	seen     int64    // data_version of what the last Poll told
 	foldAt   time.Time
 	foldBy   time.Time
+	shown    shown // the telemetry that writer's file holds
 
 	writeMu sync.Mutex // taken after mu where both are
 	writer  *conn      // nil where reader is
@@ -126,6 +128,7 @@ func (s *Store) openLocked(ctx context.Context, create bool) (err error) {
 		mode = "rwc"
 	}
 	s.readOnly = false
+	s.shown = shown{}
 	if s.replica != nil {
 		s.replica.attached = false // at the next call, see whose file this is
 	}

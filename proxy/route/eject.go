@@ -26,11 +26,12 @@ func (s *Slot) out(now time.Time) bool {
 }
 
 // EjectedUntil is when the backend is tried again; zero where it is not ejected.
-func (s *Slot) EjectedUntil() time.Time {
-	if until := s.ejected.Load(); until != 0 {
-		return time.Unix(0, until)
+func (r *Router) EjectedUntil(id string) time.Time {
+	s := r.Slots.find(id)
+	if s == nil || s.ejected.Load() == 0 {
+		return time.Time{}
 	}
-	return time.Time{}
+	return time.Unix(0, s.ejected.Load())
 }
 
 // Failed records a connect to the choice that did not succeed. After three in

@@ -31,6 +31,7 @@ type Candidate struct {
 	Weight      int64     `json:"weight"`
 	Score       float64   `json:"score"`
 	Excluded    Exclusion `json:"excluded"`
+	Why         string    `json:"why,omitempty"` // who says so and since when; filled in by whoever knows
 }
 
 // Exclusion says why a backend takes no new connections; empty where it does.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"math"
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -14,8 +15,10 @@ const (
 	reportAnyway  = 5 * time.Second // a change however small is told after so long
 )
 
-// Reporter remembers what this POP has told the others. One goroutine's.
+// Reporter remembers what this POP has told the others. The zero value has told
+// nothing.
 type Reporter struct {
+	mu   sync.Mutex
 	sent map[string]told
 }
 
@@ -29,12 +32,19 @@ type told struct {
 // changes wait, the longer the more POPs there are, whose errors even out.
 func (r *Router) Report(rep *Reporter, now time.Time) Report {
 	out := Report{At: now, Counts: map[string]int64{}, Rates: r.Rates(now)}
+	rep.mu.Lock()
+	defer rep.mu.Unlock()
 	if rep.sent == nil {
 		rep.sent = map[string]told{}
 	}
 	snap := r.Snapshot()
 	r.balance.mu.Lock()
-	pops := 1 + len(r.balance.peers)
+	pops := 1
+	for _, p := range r.balance.peers {
+		if !p.silent {
+			pops++
+		}
+	}
 	r.balance.mu.Unlock()
 	quiet := 0.02 / math.Sqrt(float64(pops)) / max(0.25, r.balance.stay.Load())
 
@@ -77,12 +87,25 @@ func (r *Router) Report(rep *Reporter, now time.Time) Report {
 	return out
 }
 
-// Whole is all that this POP has, for one that knows nothing of it.
-func (r *Router) Whole(now time.Time) Report {
+// unsaid is what no count equals: the next report has the backend.
+const unsaid = -1
+
+// Whole is all that this POP has, for one that knows nothing of it. What it
+// says and the others have not been told is in the next report too, as it is
+// then: it may have changed back by that time.
+func (r *Router) Whole(rep *Reporter, now time.Time) Report {
 	out := Report{At: now, Whole: true, Counts: map[string]int64{}, Rates: r.Rates(now)}
+	rep.mu.Lock()
+	defer rep.mu.Unlock()
+	if rep.sent == nil {
+		rep.sent = map[string]told{}
+	}
 	for _, s := range r.Slots.Stats() {
 		if s.Connections > 0 {
 			out.Counts[s.ID] = s.Connections
+		}
+		if n := max(0, s.Connections); n != rep.sent[s.ID].n {
+			rep.sent[s.ID] = told{n: unsaid}
 		}
 	}
 	return out

@@ -3,7 +3,6 @@ package route
 import (
 	"maps"
 	"math"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,7 +15,10 @@ const (
 	foldEvery   = 5 * time.Millisecond  // how old a quota may be
 	leastWindow = 20 * time.Millisecond // of the decays, however fresh the reports are
 	// Lease is how long a silent POP's connections are counted.
-	Lease     = 10 * time.Second
+	Lease = 10 * time.Second
+	// remembered is how long they are kept for when it goes on: the stream over
+	// which it would tell only what changed has ended long before.
+	remembered = time.Minute
 	shareTau  = 2.0  // seconds, averages of the shares
 	rateTau   = 2.0  // seconds, rate of picks
 	slowTau   = 10.0 // seconds, the rate that a surge is told by
@@ -43,6 +45,8 @@ const fixed = 1 << 20
 type past struct {
 	rec, dep               float64 // opens that are still open; closes of what was open before
 	opens, faded, departed int64   // as last seen
+	rate                   mean    // places taken per second
+	rated                  int64   // opens, as last seen by rate
 }
 
 // demand is how many picks ask for a region's backends.
@@ -67,6 +71,7 @@ type peer struct {
 	at          time.Time
 	counts      map[string]int64
 	rates       map[AppRegion]float64
+	silent      bool // its lease has ended: nothing of it counts until it is heard of again
 }
 
 // balance is a POP's estimate of what the mesh does with the backends, from
@@ -108,7 +113,9 @@ func (b *balance) demand(p AppRegion) *demand {
 	if d == nil {
 		d = &demand{}
 		for _, peer := range b.peers {
-			d.peers += peer.rates[p]
+			if !peer.silent {
+				d.peers += peer.rates[p]
+			}
 		}
 		b.demands[p] = d
 	}
@@ -126,8 +133,8 @@ func (b *balance) fold(now time.Time) {
 }
 
 func (b *balance) foldLocked(now time.Time) {
-	dt := now.Sub(b.at).Seconds()
-	if b.at.IsZero() || dt < 0 {
+	dt, first := now.Sub(b.at).Seconds(), b.at.IsZero()
+	if first || dt < 0 {
 		dt = leastWindow.Seconds()
 	}
 	b.at = now
@@ -155,6 +162,7 @@ func (b *balance) foldLocked(now time.Time) {
 	b.opening.add(b.opened, dt, shareTau)
 	b.survival = min(1, (float64(b.recent)+1)/(float64(b.opening)+1))
 	b.leaving.add(b.closed, dt, shareTau)
+	b.rateLocked(dt, first)
 	b.stay.Store(max(0, 1-float64(b.leaving)/(float64(b.total)+1)))
 	for _, d := range b.demands {
 		n := d.tried.Load()
@@ -183,8 +191,12 @@ func (b *balance) expireLocked(now time.Time) {
 	age, n := 0.0, 0
 	for name, p := range b.peers {
 		old := now.Sub(p.at)
-		if old > Lease {
+		if old > remembered {
 			b.dropLocked(name)
+			continue
+		}
+		if old > Lease {
+			b.silenceLocked(p)
 			continue
 		}
 		age += max(0, old.Seconds())
@@ -198,16 +210,35 @@ func (b *balance) expireLocked(now time.Time) {
 	b.alone.Store(n == 0)
 }
 
-func (b *balance) dropLocked(name string) {
-	p := b.peers[name]
-	if p == nil {
+// silenceLocked takes out of the sums what a POP has said. It is remembered:
+// one that was stopped and goes on tells only what changed since.
+func (b *balance) silenceLocked(p *peer) {
+	if p.silent {
 		return
 	}
+	p.silent = true
 	for id, n := range p.counts {
 		b.slots.Get(id).others.Add(-n)
 	}
-	delete(b.peers, name)
 	b.ratesLocked(p.rates, nil)
+}
+
+func (b *balance) heardLocked(p *peer) {
+	if !p.silent {
+		return
+	}
+	p.silent = false
+	for id, n := range p.counts {
+		b.slots.Get(id).others.Add(n)
+	}
+	b.ratesLocked(nil, p.rates)
+}
+
+func (b *balance) dropLocked(name string) {
+	if p := b.peers[name]; p != nil {
+		b.silenceLocked(p)
+		delete(b.peers, name)
+	}
 }
 
 func (b *balance) ratesLocked(old, now map[AppRegion]float64) {
@@ -265,9 +296,10 @@ func (r *Router) Learn(rep Report, now time.Time) {
 	if p == nil {
 		p = &peer{incarnation: rep.Incarnation, counts: map[string]int64{}}
 		b.peers[rep.POP] = p
-		b.alone.Store(false)
 	}
 	p.at, p.seq = rep.At, rep.Seq
+	b.heardLocked(p)
+	b.alone.Store(false)
 	if rep.Whole {
 		for id, n := range p.counts {
 			b.slots.Get(id).others.Add(-n)
@@ -317,11 +349,4 @@ func (r *Router) Rates(now time.Time) map[AppRegion]float64 {
 		}
 	}
 	return m
-}
-
-// Reporters are the POPs whose reports count, by name.
-func (r *Router) Reporters() []string {
-	r.balance.mu.Lock()
-	defer r.balance.mu.Unlock()
-	return slices.Sorted(maps.Keys(r.balance.peers))
 }

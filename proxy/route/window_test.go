@@ -123,6 +123,58 @@ func TestLease(t *testing.T) {
 	}
 }
 
+// TestStoppedPOPGoesOn: of one that was silent for longer than its lease, what
+// it said before counts again with its next word, which tells only a change.
+func TestStoppedPOPGoesOn(t *testing.T) {
+	r := newRouter(snapshot("sa", backend("a", "sa"), backend("b", "sa")))
+	first := said(1, noon, "a", 5)
+	first.Counts["b"] = 7
+	first.Rates = map[AppRegion]float64{{"", "sa"}: 3}
+	r.Learn(first, noon)
+	late := noon.Add(Lease + time.Second)
+	if got := r.Reported(late); len(got) != 0 || r.all("a") != 0 || r.all("b") != 0 {
+		t.Errorf("%+v count after the lease: %d, %d", got, r.all("a"), r.all("b"))
+	}
+	if peers := r.every().demand.peers; peers != 0 {
+		t.Errorf("its rate counts after the lease: %g", peers)
+	}
+	r.Learn(said(2, late, "a", 4), late)
+	if got := r.Reported(late); len(got) != 1 || r.all("a") != 4 || r.all("b") != 7 {
+		t.Errorf("%+v: %d and %d after it went on, want 4 and 7", got, r.all("a"), r.all("b"))
+	}
+	gone := late.Add(remembered + time.Second)
+	r.Reported(gone)
+	r.Learn(said(3, gone, "a", 3), gone)
+	if r.all("a") != 3 || r.all("b") != 0 {
+		t.Errorf("%d and %d: what it said long ago counts again", r.all("a"), r.all("b"))
+	}
+	r.Forget("us", gone)
+	if r.all("a") != 0 {
+		t.Errorf("%d after it was forgotten", r.all("a"))
+	}
+}
+
+// every is the only group of the router's backends.
+func (r *Router) every() *group { return r.table.Load().every.groups[0] }
+
+// TestWholeIsFollowedUp: what one POP was told as part of the whole, and has
+// changed back before the next report to all, is not left as it was told.
+func TestWholeIsFollowedUp(t *testing.T) {
+	r := newRouter(snapshot("sa", backend("a", "sa", soft(1000))))
+	var rep Reporter
+	r.load("a", 5)
+	if got := r.Whole(&rep, noon); got.Counts["a"] != 5 {
+		t.Fatalf("%+v", got)
+	}
+	r.load("a", 0)
+	if got := r.Report(&rep, noon); len(got.Counts) != 1 || got.Counts["a"] != 0 {
+		t.Errorf("%+v, want a at 0", got.Counts)
+	}
+	if got := r.Report(&rep, noon); len(got.Counts) != 0 {
+		t.Errorf("%+v is told again", got.Counts)
+	}
+}
+
 // TestReporter: the largest changes first, eight at a time, small ones later,
 // and what is told adds up to what there is.
 func TestReporter(t *testing.T) {
@@ -158,7 +210,7 @@ func TestReporter(t *testing.T) {
 	if got := r.Report(&rep, now.Add(reportAnyway)); len(got.Counts) != 1 || got.Counts["b01"] != 102 {
 		t.Errorf("told later: %v", got.Counts)
 	}
-	if got := r.Whole(now); !got.Whole || len(got.Counts) != 20 || got.Counts["b01"] != 102 {
+	if got := r.Whole(&Reporter{}, now); !got.Whole || len(got.Counts) != 20 || got.Counts["b01"] != 102 {
 		t.Errorf("whole: %v", got.Counts)
 	}
 }
@@ -179,7 +231,7 @@ func TestSharesTheRest(t *testing.T) {
 		}
 		if i%25 == 0 {
 			for _, x := range [][2]*Router{{p, q}, {q, p}} {
-				rep := x[0].Whole(now)
+				rep := x[0].Whole(&Reporter{}, now)
 				rep.POP, rep.Incarnation, rep.Seq, rep.Rates = "other", 1, uint64(i)+1, rate
 				x[1].Learn(rep, now)
 			}

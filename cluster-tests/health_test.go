@@ -1,0 +1,331 @@
+package clustertests
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/edgeproxy/edgeproxy/api"
+)
+
+// door is a backend's address that can be shut and opened again: closed, its
+// port refuses, and what came through is cut, as where the process is killed.
+type door struct {
+	addr netip.AddrPort
+
+	mu     sync.Mutex
+	ln     net.Listener
+	open   map[net.Conn]bool
+	greets int // connections that stayed to be greeted: clients, not checks
+}
+
+func newDoor(t testing.TB) *door {
+	t.Helper()
+	d := &door{open: map[net.Conn]bool{}}
+	ln := listen(t)
+	d.addr = addrOf(ln)
+	d.serve(ln)
+	t.Cleanup(d.shut)
+	return d
+}
+
+func (d *door) serve(ln net.Listener) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.ln = ln
+	go func() { // ends with the listener
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			d.mu.Lock()
+			shut := d.ln != ln
+			if !shut {
+				d.open[c] = true
+			}
+			d.mu.Unlock()
+			if shut {
+				c.Close()
+				continue
+			}
+			if _, err := fmt.Fprintf(c, "Backend: %s | Region: sa | Your IP: x\n", d.addr); err == nil {
+				go d.hold(c)
+			}
+		}
+	}()
+}
+
+// hold reads until the other side goes. A check goes at once.
+func (d *door) hold(c net.Conn) {
+	_, err := c.Read(make([]byte, 1))
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err == nil || !strings.Contains(err.Error(), "reset") {
+		d.greets++
+	}
+	c.Close()
+	delete(d.open, c)
+}
+
+func (d *door) shut() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.ln != nil {
+		d.ln.Close()
+		d.ln = nil
+	}
+	for c := range d.open {
+		_ = c.(*net.TCPConn).SetLinger(0)
+		c.Close()
+	}
+}
+
+func (d *door) reopen(t testing.TB) {
+	t.Helper()
+	ln, err := net.Listen("tcp", d.addr.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.serve(ln)
+}
+
+// info is what the POP says of a backend.
+func (p *pop) info(id string) (b api.Backend, err error) {
+	a, err := p.request("GET", "/api/v1/backends/"+id, "")
+	if err != nil {
+		return b, err
+	}
+	if a.code != http.StatusOK {
+		return b, fmt.Errorf("%d %s", a.code, a.body)
+	}
+	return b, json.Unmarshal([]byte(a.body), &b)
+}
+
+// judged is nil where so many POPs say the same of the backend.
+func (p *pop) judged(id string, up bool, by int) error {
+	b, err := p.info(id)
+	if err != nil {
+		return err
+	}
+	if len(b.Checks) != by || slices.ContainsFunc(b.Checks, func(v api.Verdict) bool { return v.Up != up }) {
+		return fmt.Errorf("%s at %s: %+v, want %d to say up=%v", id, p.Node, b.Checks, by, up)
+	}
+	return nil
+}
+
+// TestBackendKilled: no client sees a failure, all POPs know it within three
+// seconds, say who found out, and it comes back by itself.
+func TestBackendKilled(t *testing.T) {
+	t.Parallel()
+	a, b := newDoor(t), newDoor(t)
+	m := planMesh(t, 3, "EDGEPROXY_HEALTH_CHECK=tcp interval=2s")
+	m.pops[0].seed(t, at("a", "sa", a.addr), at("b", "sa", b.addr))
+	m.pops[1].set("EDGEPROXY_REGION", "sa") // so that two POPs check
+	m.start(t)
+	for _, p := range m.pops {
+		for _, id := range []string{"a", "b"} {
+			eventually(t, converged, func() error { return p.judged(id, true, 2) })
+		}
+	}
+	var failed atomic.Int64
+	stop, clients := make(chan struct{}), sync.WaitGroup{}
+	for _, p := range m.pops {
+		clients.Go(func() {
+			ticker := time.NewTicker(20 * time.Millisecond)
+			defer ticker.Stop()
+			for {
+				select {
+				case <-stop:
+					return
+				case <-ticker.C:
+				}
+				v, err := p.call("")
+				if err != nil {
+					failed.Add(1)
+					t.Errorf("a client of %s noticed: %v", p.Node, err)
+					continue
+				}
+				v.Close()
+			}
+		})
+	}
+	killed := time.Now()
+	a.shut()
+	for _, p := range m.pops {
+		eventually(t, converged, func() error { return p.is("a", "down") })
+	}
+	took := time.Since(killed)
+	t.Logf("down on all POPs after %s", took)
+	if took > 3*time.Second {
+		t.Errorf("down on all POPs after %s, want 3 s at most", took)
+	}
+	info, err := m.pops[2].info("a")
+	if err != nil || !strings.Contains(info.Why, "connection refused") || !strings.Contains(info.Why, m.pops[0].Node) {
+		t.Errorf("%q does not say who judged and why, %v", info.Why, err)
+	}
+	_, out, _ := m.pops[2].run(t, "explain", "200.160.2.3")
+	if !strings.Contains(out, "down") || !strings.Contains(out, "connection refused") {
+		t.Errorf("explain says\n%s", out)
+	}
+	a.reopen(t)
+	back := time.Now()
+	for _, p := range m.pops {
+		eventually(t, converged, func() error { return p.is("a", "up") })
+	}
+	t.Logf("up on all POPs after %s", time.Since(back))
+	eventually(t, converged, func() error {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if a.greets == 0 {
+			return fmt.Errorf("no client since it is back")
+		}
+		return nil
+	})
+	close(stop)
+	clients.Wait()
+}
+
+// TestCheckerDies: its backends are another's within two intervals of 5 s.
+func TestCheckerDies(t *testing.T) {
+	t.Parallel()
+	b := startBackend(t, "b", "sa")
+	m := planMesh(t, 3)
+	m.pops[0].seed(t, b.row())
+	for _, p := range m.pops {
+		p.set("EDGEPROXY_REGION", "sa")
+	}
+	m.start(t)
+	for _, p := range m.pops {
+		eventually(t, converged, func() error { return p.judged("b", true, 2) })
+	}
+	info, err := m.pops[0].info("b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rest []*pop
+	for _, p := range m.pops {
+		if p.Node == info.Checks[0].POP {
+			p.kill(t)
+			continue
+		}
+		rest = append(rest, p)
+	}
+	died := time.Now()
+	for _, p := range rest {
+		eventually(t, 2*converged, func() error {
+			info, err := p.info("b")
+			if err != nil {
+				return err
+			}
+			if !slices.ContainsFunc(info.Checks, func(v api.Verdict) bool { return v.POP == rest[0].Node }) ||
+				!slices.ContainsFunc(info.Checks, func(v api.Verdict) bool { return v.POP == rest[1].Node }) {
+				return fmt.Errorf("checked by %+v", info.Checks)
+			}
+			return nil
+		})
+	}
+	if took := time.Since(died); took > 10*time.Second {
+		t.Errorf("replaced after %s, want two intervals at most", took)
+	} else {
+		t.Logf("replaced after %s", took)
+	}
+}
+
+// TestChecksAreShared: 200 backends, 5 POPs of their region: each backend is
+// asked by two, not by five.
+func TestChecksAreShared(t *testing.T) {
+	t.Parallel()
+	const backends, interval = 200, time.Second
+	var asked atomic.Int64
+	ln, err := net.Listen("tcp", "0.0.0.0:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			asked.Add(1)
+			c.Close()
+		}
+	}()
+	t.Cleanup(func() { ln.Close(); <-served })
+	port := ln.Addr().(*net.TCPAddr).AddrPort().Port()
+	var rows []row
+	for i := range backends {
+		addr := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 9, byte(i >> 8), byte(1 + i&0xff)}), port)
+		if i&0xff == 0xff {
+			addr = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 9, 9, 9}), port)
+		}
+		rows = append(rows, at(fmt.Sprintf("b%03d", i), "sa", addr))
+	}
+	m := planMesh(t, 5, "EDGEPROXY_HEALTH_CHECK=tcp interval=1s", "EDGEPROXY_LOG_LEVEL=info")
+	m.pops[0].seed(t, rows...)
+	for _, p := range m.pops {
+		p.set("EDGEPROXY_REGION", "sa")
+	}
+	m.start(t)
+	eventually(t, 2*converged, func() error {
+		for _, r := range rows {
+			if err := m.pops[4].judged(r.id, true, 2); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	const intervals = 5
+	before, began := asked.Load(), time.Now()
+	<-time.After(intervals * interval) // what is counted is time
+	perInterval := float64(asked.Load()-before) / backends * float64(interval) / float64(time.Since(began))
+	t.Logf("%.2f checks of a backend per interval", perInterval)
+	if perInterval > 2.4 || perInterval < 1 {
+		t.Errorf("%.2f checks of a backend per interval, want about 2, at most 2.4", perInterval)
+	}
+	eventually(t, converged, func() error {
+		n, err := m.pops[0].query("SELECT count(*) FROM backend_health WHERE up")
+		if err == nil && strings.TrimSpace(n) != "400" {
+			err = fmt.Errorf("backend_health has %s rows, want 400", n)
+		}
+		return err
+	})
+}
+
+// TestPausedPOP: others ignore the counts of one that is stopped, after its
+// lease, and take them again when it goes on.
+func TestPausedPOP(t *testing.T) {
+	t.Parallel()
+	b := startBackend(t, "b", "sa")
+	m := planMesh(t, 2)
+	m.pops[0].seed(t, b.row())
+	m.start(t)
+	sa, us := m.pops[0], m.pops[1]
+	eventually(t, converged, func() error { return us.is("b", "up") })
+	open, _ := us.hold(t, 20)
+	eventually(t, converged, func() error { return sa.has("b", 20) })
+	us.signal(t, syscall.SIGSTOP)
+	stopped := time.Now()
+	eventually(t, 3*converged, func() error { return sa.has("b", 0) })
+	if took := time.Since(stopped); took < 5*time.Second || took > 13*time.Second {
+		t.Errorf("ignored after %s, want the lease of 10 s", took)
+	}
+	us.signal(t, syscall.SIGCONT)
+	eventually(t, 3*converged, func() error { return sa.has("b", 20) })
+	for _, v := range open {
+		v.alive(t)
+	}
+	together(t, m.pops...)
+}
