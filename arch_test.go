@@ -58,7 +58,7 @@ var rooms = map[string]room{
 	"cmd/edgeproxy":    {ours: []string{"api", "config", "crdt/sqlite", "mesh", "node", "node/lab", "proxy/route"}, libraries: []string{"*"}},
 	"cmd/mock-backend": {ours: []string{"internal/mockbackend"}},
 	"bench":            {ours: []string{"crdt/sqlite", "internal/mockbackend"}, libraries: []string{"golang.org/x/sync", "golang.org/x/sys"}},
-	"bench/balance":    {ours: []string{"geo", "mesh", "proxy/route"}},
+	"bench/balance":    {ours: []string{"geo", "mesh", "proxy/route", "proxy/route/rights"}},
 	"cluster-tests":    {libraries: []string{"*"}},
 }
 

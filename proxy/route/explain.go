@@ -17,7 +17,7 @@ type Explanation struct {
 	Chosen     string      `json:"chosen"` // backend id, empty where there is none
 	Reason     Reason      `json:"reason"`
 	Panic      bool        `json:"panic,omitempty"` // so many of the app are down that checks are not believed
-	Candidates []Candidate `json:"candidates"` // in the order in which they would be taken
+	Candidates []Candidate `json:"candidates"`      // in the order in which they would be taken
 }
 
 // Candidate is one backend of the app as the decision saw it.
@@ -125,6 +125,9 @@ func (r *Router) Explain(q Query, now time.Time, random uint64) Explanation {
 	if target == nil {
 		s.desperate = true
 		target, tier = t.pick(q, &s)
+	}
+	if target == nil { // a client would wait for a right, and get one or the next best
+		target, tier = s.wanting(t, q)
 	}
 	if target != nil {
 		e.Chosen, e.Reason = target.Backend.ID, tierReasons[tier]

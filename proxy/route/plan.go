@@ -63,6 +63,9 @@ type step struct {
 	desperate bool    // take ejected ones too
 	tryFrom   int64   // of the pool
 	e         float64 // balance.stay
+
+	waits           bool    // Query.Waits
+	offered, lacked lacking // with strict limits: what would be taken with a right
 }
 
 // uniform is the next random number in [0, 1).
@@ -95,6 +98,9 @@ func (p *plan) choose(s *step, last bool) *Target {
 		s.mu.Unlock()
 		i, over = p.due(s)
 	}
+	if i < 0 && s.waits && s.offered.within {
+		return nil // a right to one that has some left is worth the wait
+	}
 	if i < 0 {
 		i = over
 	}
@@ -126,7 +132,7 @@ func (p *plan) least(s *step) *Target {
 			at = 0
 		}
 		own := t.Slot.own.Load()
-		if isGone(own) || own >= t.limit(s.e) || s.barred(t.Slot) {
+		if isGone(own) || own >= t.limit(s.e) && !t.strict || s.barred(t.Slot) || t.strict && s.lacks(t, own, true) {
 			continue
 		}
 		// Divided, not multiplied by an inverse: so equal shares of different
@@ -170,10 +176,13 @@ func (p *plan) due(s *step) (int, int) {
 		}
 		t, seat := &p.targets[j], &p.seats[j]
 		own := t.Slot.own.Load()
-		if isGone(own) || own >= t.limit(s.e) || s.barred(t.Slot) || wasTried(t.Slot, s.tried) {
+		if isGone(own) || own >= t.limit(s.e) && !t.strict || s.barred(t.Slot) || wasTried(t.Slot, s.tried) {
 			continue
 		}
 		m := min(seat.quota.Load(), seat.room.Load()-float64(own))
+		if t.strict && s.lacks(t, own, m > 0) {
+			continue
+		}
 		s.random = mix(s.random)
 		used := seat.recent.Load() + float64(t.Slot.opens.Load()-seat.opens.Load())
 		if m <= 0 {

@@ -65,16 +65,14 @@ func (b *Book) Tick(now time.Time, demands []Demand) []Message {
 	return b.flush(now)
 }
 
-// Ask says what to send because clients wait, or wait no longer.
-func (b *Book) Ask(now time.Time, d Demand) []Message {
-	a := b.account(d)
+// Ask says what to send because so many clients wait for a right; urgent: they
+// can go nowhere else. Of a backend that Tick has not seen, it is asked then.
+func (b *Book) Ask(now time.Time, backend string, waiting int64, urgent bool) []Message {
+	a := b.accounts[backend]
 	if a == nil {
 		return nil
 	}
-	a.demand(d)
-	if a.term.N == 0 {
-		a.tick(now)
-	}
+	a.Waiting, a.Urgent = waiting, urgent
 	a.claim(now)
 	return b.flush(now)
 }

@@ -70,7 +70,7 @@ func (w *world) step(t *rapid.T) {
 	case what < 28:
 		x.asks = rapid.Int64Range(0, 4).Draw(t, "asks")
 		x.spare = rapid.Int64Range(0, 6).Draw(t, "spare")
-		w.post(x, x.book.Ask(w.now, x.demand()))
+		w.post(x, x.book.Ask(w.now, theBackend, x.asks, rapid.Bool().Draw(t, "urgent")))
 	case what < 32:
 		for n := rapid.IntRange(1, 8).Draw(t, "opens"); n > 0 && x.open(); n-- {
 			w.note("%s opens, has %d", x.name, x.own)

@@ -5,7 +5,7 @@
 //	book := rights.New("sa-1", life)
 //	book.SetMesh(rights.Mesh{Roster: others, Alive: lives, Met: true})
 //	out := book.Tick(now, demands)          // four times a second
-//	out = book.Ask(now, demand)             // as soon as a client waits
+//	out = book.Ask(now, "sa-1", 1, false)   // as soon as a client waits
 //	out = book.Receive(now, from, message)  // what it says is to be sent
 //
 // For each backend one POP is home. It holds what is left of the limit, grants
