@@ -48,7 +48,7 @@ var rooms = map[string]room{
 	"internal/exhausted":   {},
 	"internal/mockbackend": {libraries: []string{"golang.org/x/sync"}},
 	"node": {
-		ours:      []string{"api", "config", "crdt", "crdt/sqlite", "geo", "geo/mmdb", "gossip", "gossip/identity", "gossip/membership", "health", "health/checker", "mesh", "proxy", "proxy/route"},
+		ours:      []string{"api", "config", "crdt", "crdt/sqlite", "geo", "geo/mmdb", "gossip", "gossip/identity", "gossip/membership", "health", "health/checker", "mesh", "proxy", "proxy/route", "proxy/route/rights"},
 		libraries: []string{"github.com/rs/zerolog", "golang.org/x/sync", "github.com/prometheus/client_golang"},
 	},
 	"node/lab": {

@@ -85,7 +85,8 @@ func (p *plan) choose(s *step, last bool) *Target {
 		p.prepareLocked(s)
 		s.mu.Unlock()
 	}
-	if a := p.admit.Load(); a < 1 && !(last && p.known.Load() < 0.9) && s.uniform() > a {
+	// With strict limits nobody need be held back by an estimate in the end.
+	if a := p.admit.Load(); a < 1 && !(s.desperate && s.slots.strict) && !(last && p.known.Load() < 0.9) && s.uniform() > a {
 		return nil
 	}
 	if p.arrivals.Load() < 1 {

@@ -89,18 +89,17 @@ type lacking struct {
 	load   float64
 }
 
-// lacks says whether there is no unused right to the target, and notes it if a
-// right is all that is lacking. Within: it has some of its quota left.
+// lacks says whether there is no unused right to the target, and notes it: one
+// may be had, soon where its home offers some and reports agree, or else, for
+// those who can go nowhere else, if others give back what they do not use.
+// Within: the target has some of its quota left.
 func (s *step) lacks(t *Target, own int64, within bool) bool {
 	if t.Slot.rights.spare.Load() > 0 {
 		return false
 	}
 	n := float64(own) + s.e*float64(t.Slot.others.Load())
-	if n >= float64(t.hard) {
-		return true
-	}
 	of := &s.lacked
-	if t.Slot.rights.offer.Load() {
+	if n < float64(t.hard) && t.Slot.rights.offer.Load() {
 		of = &s.offered
 	}
 	if load := n / t.capacity; of.target == nil || within && !of.within || within == of.within && load < of.load {
@@ -267,4 +266,13 @@ func (r *Router) Lives() map[string]uint64 {
 		}
 	}
 	return lives
+}
+
+// Spare is how many unused rights this POP has to a backend.
+func (r *Router) Spare(backend string) int64 {
+	s := r.Slots.find(backend)
+	if s == nil {
+		return 0
+	}
+	return s.rights.Spare()
 }

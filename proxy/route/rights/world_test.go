@@ -129,8 +129,14 @@ func (w *world) forget(x *node) {
 	}
 }
 
+// node is nil where there is none of that name.
 func (w *world) node(name string) *node {
-	return w.nodes[slices.IndexFunc(w.nodes, func(x *node) bool { return x.name == name })]
+	for _, x := range w.nodes {
+		if x.name == name {
+			return x
+		}
+	}
+	return nil
 }
 
 func (w *world) seen(x *node) map[string]uint64 {
@@ -165,7 +171,7 @@ func (w *world) post(x *node, out []Message) {
 }
 
 func (w *world) deliver(l letter) {
-	if x := w.node(l.To); x.book != nil {
+	if x := w.node(l.To); x != nil && x.book != nil {
 		w.post(x, x.book.Receive(w.now, l.from, l.Message))
 	}
 }
