@@ -114,6 +114,17 @@ func (l *ledger) tellLocked(backend string) {
 	}
 }
 
+// home is who grants rights to the backend, as far as is known, and how many
+// this POP has; nobody does without strict limits.
+func (l *ledger) home(backend string) (home string, rights int64) {
+	if l == nil {
+		return "", 0
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.book.Home(backend)
+}
+
 // took is told what another POP says of rights.
 func (l *ledger) took(peer string, n gossip.Note) error {
 	m, err := rights.Decode(n.Body)

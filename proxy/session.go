@@ -133,6 +133,9 @@ func (c *session) connectBackend(q route.Query, set *Settings) end {
 			choice = c.await(q, choice, tried)
 			began = time.Now()
 		}
+		if choice.Backend == nil && c.front.cut.Err() != nil {
+			return endDrained // it was not waited for
+		}
 		if choice.Backend == nil {
 			break
 		}
