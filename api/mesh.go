@@ -11,6 +11,7 @@ import (
 // running one. Implementations are safe for concurrent use; refusals wrap one
 // of the sentinels of POP or ErrConflict.
 type Mesh interface {
+	Load(ctx context.Context) (Load, error)
 	Members(ctx context.Context) ([]Member, error)
 	Forget(ctx context.Context, node string) error // ErrNotFound; ErrConflict while it lives
 	Leave(ctx context.Context) error               // returns before the POP has ended

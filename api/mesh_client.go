@@ -10,6 +10,13 @@ import (
 	"github.com/edgeproxy/edgeproxy/mesh"
 )
 
+// Load implements Mesh.
+func (c *Client) Load(ctx context.Context) (Load, error) {
+	l, err := call[Load](ctx, c, http.MethodGet, "/api/v1/load", nil, nil)
+	l.POPs, l.Backends = orEmpty(l.POPs), orEmpty(l.Backends)
+	return l, err
+}
+
 // Members implements Mesh.
 func (c *Client) Members(ctx context.Context) ([]Member, error) {
 	all, err := call[[]Member](ctx, c, http.MethodGet, "/api/v1/members", nil, nil)

@@ -4,6 +4,11 @@ import (
 	"net/http"
 )
 
+func (s *Server) load(w http.ResponseWriter, r *http.Request) {
+	l, err := s.cfg.Mesh.Load(r.Context())
+	s.answer(w, http.StatusOK, l, err)
+}
+
 func (s *Server) members(w http.ResponseWriter, r *http.Request) {
 	all, err := s.cfg.Mesh.Members(r.Context())
 	s.answer(w, http.StatusOK, orEmpty(all), err)

@@ -109,6 +109,7 @@ func (s *Server) handler() http.Handler {
 	closed.HandleFunc("DELETE /api/v1/services/{app}", s.deleteService)
 	closed.HandleFunc("GET /api/v1/explain", s.explain)
 	closed.HandleFunc("GET /api/v1/status", s.status)
+	closed.HandleFunc("GET /api/v1/load", s.load)
 	closed.HandleFunc("GET /api/v1/members", s.members)
 	closed.HandleFunc("DELETE /api/v1/members/{node}", s.forget)
 	closed.HandleFunc("POST /api/v1/leave", s.leave)

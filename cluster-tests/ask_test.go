@@ -20,6 +20,9 @@ import (
 // web asks like curl: one connection a request, so that nothing is left open.
 var web = &http.Client{Timeout: soon, Transport: &http.Transport{DisableKeepAlives: true}}
 
+// hasty asks the same and does not wait long for somebody who is paused.
+var hasty = &http.Client{Timeout: 5 * time.Second, Transport: web.Transport}
+
 // answer is what came back from a request.
 type answer struct {
 	code int
@@ -44,6 +47,10 @@ func (p *pop) apiAddr() string {
 
 // request asks the admin API. A header "Host" names another host.
 func (p *pop) request(method, path, body string, header ...string) (answer, error) {
+	return p.requestBy(web, method, path, body, header...)
+}
+
+func (p *pop) requestBy(client *http.Client, method, path, body string, header ...string) (answer, error) {
 	req, err := http.NewRequest(method, "http://"+local(p.apiAddr())+path, strings.NewReader(body))
 	if err != nil {
 		return answer{}, err
@@ -58,7 +65,7 @@ func (p *pop) request(method, path, body string, header ...string) (answer, erro
 			req.Host = value
 		}
 	}
-	resp, err := web.Do(req)
+	resp, err := client.Do(req)
 	if err != nil {
 		return answer{}, err
 	}

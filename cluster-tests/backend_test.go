@@ -86,6 +86,29 @@ func startBackend(t testing.TB, id, region string) *backend {
 
 func (b *backend) row() row { return at(b.ID(), b.Region(), b.addr) }
 
+// startBackendOn is startBackend on an address that others reach.
+func startBackendOn(t testing.TB, id, region, host string) netip.AddrPort {
+	t.Helper()
+	b, err := mockbackend.NewTCP(mockbackend.Config{ID: id, Region: region})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", host+":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1) // one result, fetched at the end
+	go func() { done <- b.Serve(ctx, ln) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("backend %s: %v", id, err)
+		}
+	})
+	return addrOf(ln)
+}
+
 // startBackends runs one in each region, named as in sa-1.
 func startBackends(t testing.TB, regions ...string) []row {
 	t.Helper()

@@ -72,7 +72,7 @@ func TestSQLiteBesideTheDaemon(t *testing.T) {
 	// 100 writes on a machine that does other things too tell a daemon that
 	// keeps the file locked from one that does not, and no more.
 	writes, most := often(100, 1000), 50 // percent
-	if wanted("lab") {
+	if wanted("long") {
 		most = 1
 	}
 	n := refused(writes, bare, typed)

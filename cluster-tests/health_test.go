@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"slices"
 	"strings"
@@ -26,6 +27,7 @@ type door struct {
 	ln     net.Listener
 	open   map[net.Conn]bool
 	greets int // connections that stayed to be greeted: clients, not checks
+	peak   int // the most that were open at once
 }
 
 func newDoor(t testing.TB) *door {
@@ -52,6 +54,7 @@ func (d *door) serve(ln net.Listener) {
 			shut := d.ln != ln
 			if !shut {
 				d.open[c] = true
+				d.peak = max(d.peak, len(d.open))
 			}
 			d.mu.Unlock()
 			if shut {
@@ -328,4 +331,95 @@ func TestPausedPOP(t *testing.T) {
 		v.alive(t)
 	}
 	together(t, m.pops...)
+}
+
+// TestServiceCheck: a row in services, written by sqlite3 on one POP, has the
+// backends of the app checked so on all; taken back, nobody judges any more.
+func TestServiceCheck(t *testing.T) {
+	t.Parallel()
+	var status atomic.Int64
+	status.Store(http.StatusOK)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/health" {
+			t.Errorf("asked for %s", r.URL)
+		}
+		w.WriteHeader(int(status.Load()))
+	}))
+	t.Cleanup(srv.Close)
+	m := planMesh(t, 2, unchecked)
+	m.pops[0].seed(t, at("web", "sa", netip.MustParseAddrPort(srv.Listener.Addr().String())))
+	m.start(t)
+	if err := m.pops[1].write("INSERT INTO services (app, health_check) VALUES ('myapp', 'http path=/health interval=200ms fall=2')"); err != nil {
+		t.Fatal(err)
+	}
+	everyPOP := func(check func(*pop) error) {
+		t.Helper()
+		for _, p := range m.pops {
+			eventually(t, converged, func() error { return check(p) })
+		}
+	}
+	everyPOP(func(p *pop) error { return p.judged("web", true, 1) })
+	status.Store(http.StatusServiceUnavailable)
+	everyPOP(func(p *pop) error { return p.is("web", "down") })
+	if info, err := m.pops[1].info("web"); err != nil || !strings.Contains(info.Why, "status 503") || !strings.Contains(info.Why, m.pops[0].Node) {
+		t.Errorf("%q, %v; want who judged and why", info.Why, err)
+	}
+	if _, out, _ := m.pops[1].run(t, "service", "list"); !strings.Contains(out, "http path=/health interval=200ms fall=2") || !strings.Contains(out, "0/1") {
+		t.Errorf("service list says\n%s", out)
+	}
+	everyPOP(func(p *pop) error {
+		n, err := p.query("SELECT healthy, checks_down FROM mesh_backends")
+		if err == nil && strings.TrimSpace(n) != "0|1" {
+			err = fmt.Errorf("mesh_backends says %s", n)
+		}
+		return err
+	})
+	// All of the app are down: the last known good are tried all the same.
+	if _, out, _ := m.pops[0].run(t, "explain", "200.160.2.3"); !strings.Contains(out, "goes to web") || !strings.Contains(out, "not believed") {
+		t.Errorf("explain says\n%s", out)
+	}
+	if code, _, errs := m.pops[0].run(t, "service", "set", "myapp", "--health-check", "off"); code != 0 {
+		t.Fatalf("exit code %d: %s", code, errs)
+	}
+	everyPOP(func(p *pop) error { return p.judged("web", true, 0) })
+	everyPOP(func(p *pop) error { return p.is("web", "up") })
+}
+
+// TestEjected: without checks, three failed connects in a row take a backend
+// out of one POP's choice, and the operator lifts that.
+func TestEjected(t *testing.T) {
+	t.Parallel()
+	d := newDoor(t)
+	p := startPOP(t, []row{at("a", "sa", d.addr), startBackend(t, "b", "sa").row()}, noAffinity, unchecked)
+	d.shut()
+	for range 40 {
+		if got := p.goes(t, ""); got != "b" {
+			t.Fatalf("went to %s", got)
+		}
+	}
+	info, err := p.info("a")
+	if err != nil || info.State != "ejected" || !strings.Contains(info.Why, "connects of this POP failed") || !info.EjectedUntil.After(time.Now()) {
+		t.Errorf("%+v, %v; want it ejected", info, err)
+	}
+	if n := p.metric(t, "edgeproxy_backend_connect_failures_total", `backend="a"`); n != 3 {
+		t.Errorf("%g failed connects, want the 3 that it takes", n)
+	}
+	d.reopen(t)
+	if code, out, errs := p.run(t, "backend", "enable", "a"); code != 0 || !strings.Contains(out, "up") {
+		t.Errorf("exit code %d: %s%s", code, out, errs)
+	}
+	if err := p.is("a", "up"); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestBadHealthCheckSetting: a sentence that names the variable, and what is allowed.
+func TestBadHealthCheckSetting(t *testing.T) {
+	t.Parallel()
+	newPOP(t, "EDGEPROXY_HEALTH_CHECK=icmp").refuses(t, 1, "EDGEPROXY_HEALTH_CHECK", "icmp", "want off, tcp or http")
+	p := newPOP(t, "EDGEPROXY_HEALTH_CHECK=icmp")
+	p.seed(t)
+	if code, out, errs := p.run(t, "check"); code == 0 || !strings.Contains(out+errs, "icmp is no check") {
+		t.Errorf("check: exit code %d\n%s%s", code, out, errs)
+	}
 }

@@ -110,7 +110,7 @@ func TestReadiness(t *testing.T) {
 		}
 		<-time.After(50 * time.Millisecond)
 	}
-	if wanted("lab") {
+	if wanted("long") {
 		eventually(t, 50*time.Second, empty.isReady)
 		t.Logf("empty and with nobody there: ready after %s", time.Since(began))
 		if d := time.Since(began); d < 25*time.Second {

@@ -12,11 +12,11 @@ import (
 
 // TestKilledWhileWritten: kill -9 of one of three POPs while sqlite3 and the
 // API write to it. No acknowledged row is lost, the file is sound each time,
-// and the POP is back in the mesh soon: 20 times in the lab, 10 of them with -short.
+// and the POP is back in the mesh soon: 20 times with EDGEPROXY_TEST=long, 10 of them with -short.
 func TestKilledWhileWritten(t *testing.T) {
 	t.Parallel()
 	rounds := 3
-	if wanted("lab") {
+	if wanted("long") {
 		if rounds = 20; testing.Short() {
 			rounds = 10
 		}

@@ -139,16 +139,23 @@ func stopAll(t testing.TB, pops ...*pop) {
 // pick is a random source that prints its seed, and takes it from CLUSTERTESTS_SEED.
 func pick(t testing.TB) *mathrand.Rand {
 	t.Helper()
+	return mathrand.New(mathrand.NewPCG(seedOf(t), 1))
+}
+
+// seedOf is the seed that CLUSTERTESTS_SEED says, or a new one; it is printed.
+func seedOf(t testing.TB) uint64 {
+	t.Helper()
 	seed, err := strconv.ParseUint(os.Getenv("CLUSTERTESTS_SEED"), 10, 64)
 	if err != nil {
 		seed = mathrand.Uint64()
 	}
 	t.Logf("CLUSTERTESTS_SEED=%d", seed)
-	return mathrand.New(mathrand.NewPCG(seed, 1))
+	return seed
 }
 
 // wanted says whether EDGEPROXY_TEST names a kind of tests that needs more
-// than time and Go: lab (minutes), netns (root on Linux). Comma-separated.
+// than time and Go: long (minutes), netns (root on Linux), lab (Docker and root
+// on Linux). Comma-separated.
 func wanted(kind string) bool {
 	return slices.Contains(strings.Split(os.Getenv("EDGEPROXY_TEST"), ","), kind)
 }
@@ -161,9 +168,9 @@ func needs(t testing.TB, kind string) {
 	}
 }
 
-// often is how many rounds a test does: few by default, all in the lab.
+// often is how many rounds a test does: few by default, all where time does not matter.
 func often(few, all int) int {
-	if wanted("lab") && !testing.Short() {
+	if wanted("long") && !testing.Short() {
 		return all
 	}
 	return few

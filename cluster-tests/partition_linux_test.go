@@ -4,14 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"strings"
 	"sync"
 	"testing"
 	"time"
-
-	"github.com/edgeproxy/edgeproxy/internal/mockbackend"
 )
 
 // TestPartition: five POPs, each in a network namespace, cut into 2|3 for 30
@@ -122,27 +119,4 @@ func TestPartition(t *testing.T) {
 		}
 	}
 	goesOn(t, "healed", m.pops...)
-}
-
-// startBackendOn is startBackend on an address that others reach.
-func startBackendOn(t testing.TB, id, region, host string) netip.AddrPort {
-	t.Helper()
-	b, err := mockbackend.NewTCP(mockbackend.Config{ID: id, Region: region})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ln, err := net.Listen("tcp", host+":0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1) // one result, fetched at the end
-	go func() { done <- b.Serve(ctx, ln) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("backend %s: %v", id, err)
-		}
-	})
-	return addrOf(ln)
 }

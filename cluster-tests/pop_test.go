@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -22,15 +23,17 @@ type pop struct {
 	mu          sync.Mutex // while PopFile is written
 	api.PopFile            // addresses, name and process id, valid while it runs
 
-	dir, db string
-	env     []string // of several entries for one variable the last one counts
-	args    []string
-	user    *syscall.Credential // nil: ours
-	netns   string              // network namespace; empty: ours
-	token   string              // of its API
-	log     *logBuffer          // of all its runs
+	dir, db   string
+	env       []string // of several entries for one variable the last one counts
+	args      []string
+	user      *syscall.Credential // nil: ours
+	netns     string              // network namespace; empty: ours
+	container string              // that it runs in; empty: a process of ours
+	token     string              // of its API
+	log       *logBuffer          // of all its runs
 
 	cmd   *exec.Cmd
+	pid   atomic.Int64  // of the process last launched
 	ended chan struct{} // closed when the process has ended
 }
 
@@ -69,11 +72,11 @@ func startPOP(t testing.TB, rows []row, env ...string) *pop {
 // state is a POP in one line.
 func (p *pop) state() string {
 	s := fmt.Sprintf("POP in %s: node %s, pid %d, listen %s, api %s", p.dir, p.Node, p.PID, p.Listen, p.API)
-	if p.cmd == nil {
+	if p.cmd == nil && p.container == "" {
 		return s + ", never started"
 	}
 	select {
-	case <-p.ended:
+	case <-p.ended: // of a container: never
 		return s + ", ended with " + p.cmd.ProcessState.String()
 	default:
 	}
@@ -103,6 +106,7 @@ func (p *pop) launch(t testing.TB) {
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	p.pid.Store(int64(p.cmd.Process.Pid))
 	cmd, ended := p.cmd, make(chan struct{})
 	p.ended = ended
 	go func() {

@@ -16,10 +16,10 @@ func TestSerfAgent(t *testing.T) {
 	t.Parallel()
 	path, err := exec.LookPath("serf")
 	if err != nil {
-		if wanted("lab") {
+		if wanted("long") {
 			t.Fatal("serf is not installed: apt-get install serf")
 		}
-		t.Skip("serf is not installed; EDGEPROXY_TEST=lab insists on it")
+		t.Skip("serf is not installed; EDGEPROXY_TEST=long insists on it")
 	}
 	m := newMesh(t, 2)
 	m.pops[0].sql(t, insert(at("ours", "sa", refusing(t))))

@@ -24,6 +24,10 @@ type Config struct {
 	// Dial opens a stream to a peer's sync address. Default: TCP with keepalive.
 	Dial func(ctx context.Context, addr string) (net.Conn, error)
 
+	// Via says where Dial reaches a peer's sync address: the lab puts a relay
+	// between, which it can cut. nil: at that address.
+	Via func(addr string) string
+
 	// Keyring is the document to announce, at most identity.MaxKeyring bytes,
 	// and MergeKeyring takes a peer's, whatever it holds. Both may be nil. Where
 	// a merge changes Keyring, the other peers are told without further ado.
@@ -113,6 +117,9 @@ func (c *Config) defaults() {
 	if c.Dial == nil {
 		d := &net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3}}
 		c.Dial = func(ctx context.Context, addr string) (net.Conn, error) { return d.DialContext(ctx, "tcp", addr) }
+	}
+	if c.Via == nil {
+		c.Via = func(addr string) string { return addr }
 	}
 	if c.Now == nil {
 		c.Now = time.Now

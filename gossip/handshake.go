@@ -57,7 +57,7 @@ func farewellOf(err error) byeFrame {
 func (m *Mesh) dialPeer(ctx context.Context, p *peer, addr string) (*stream, error) {
 	ctx, cancel := context.WithTimeout(ctx, m.cfg.Handshake)
 	defer cancel()
-	raw, err := m.cfg.Dial(ctx, addr)
+	raw, err := m.cfg.Dial(ctx, m.cfg.Via(addr))
 	if err != nil {
 		return nil, err
 	}

@@ -293,6 +293,8 @@ func Check(ctx context.Context, cfg *config.Config) []Finding {
 	if err != nil {
 		table, _ = geo.NewTable(nil)
 	}
+	_, err = defaultCheck(cfg)
+	add("configuration", err)
 	_, err = mmdb.New(mmdb.Config{Path: cfg.GeoIPPath}, table)
 	add("country database", err)
 

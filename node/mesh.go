@@ -47,14 +47,16 @@ type replication struct {
 	vigil     *vigil
 	ledger    *ledger // nil without strict limits
 	told      route.Reporter
+	clock     func() time.Time
 	log       zerolog.Logger
 	base      zerolog.Logger // without a component
 	keyFile   string         // of the keyring
 	roster    *roster
 	creds     *identity.Credentials
 	version   string
-	ring      *membership.Ring // from join on
-	ringEnded chan error       // its end, once
+	via       func(addr string) string // Options.Via
+	ring      *membership.Ring         // from join on
+	ringEnded chan error               // its end, once
 	streams   *gossip.Mesh
 	front     *net.TCPListener
 	counts    *meshCounts
@@ -66,6 +68,7 @@ type replication struct {
 	repairs   repairLog
 	local     []crdt.Refusal         // rows that no other POP would take, as last logged; tidy's
 	unsentWhy atomic.Pointer[string] // empty: what was written here is sent
+	routed    chan struct{}          // closed once all that one peer knew is in the routing picture
 	taken     chan string            // size 1: where another live POP has our name
 	retag     chan struct{}          // size 1: the tags name other keys than are accepted
 }
@@ -74,8 +77,8 @@ type replication struct {
 func newReplication(ctx context.Context, n *Node) (*replication, error) {
 	cfg, log := n.cfg, n.log.With().Str("component", "mesh").Logger()
 	m := &replication{
-		node: n.life.Node, version: n.opts.Version, cfg: cfg, store: n.store, picture: n.picture, router: n.router, vigil: n.vigil, ledger: n.ledger, log: log, base: n.log,
-		keyFile: cfg.DBPath + ".keys", pins: newPins(n.store, log), counts: newMeshCounts(), taken: make(chan string, 1), retag: make(chan struct{}, 1),
+		node: n.life.Node, version: n.opts.Version, via: n.opts.Via, clock: n.opts.Now, cfg: cfg, store: n.store, picture: n.picture, router: n.router, vigil: n.vigil, ledger: n.ledger, log: log, base: n.log,
+		keyFile: cfg.DBPath + ".keys", pins: newPins(n.store, log), counts: newMeshCounts(), routed: make(chan struct{}), taken: make(chan string, 1), retag: make(chan struct{}, 1),
 	}
 	m.picture.keys = m.pins.read
 	var random [4]byte
@@ -106,10 +109,10 @@ func newReplication(ctx context.Context, n *Node) (*replication, error) {
 		tookNote = m.ledger.took
 	}
 	m.streams, err = gossip.New(gossip.Config{
-		Node: m.node, Nonce: m.nonce, Credentials: m.creds, Store: m.store,
+		Node: m.node, Nonce: m.nonce, Credentials: m.creds, Store: m.store, Via: m.via,
 		Keyring: func() []byte { return m.creds.Keyring().Encode() }, MergeKeyring: m.mergeKeys,
 		Admit: m.pins.admit, Applied: m.applied, Conflict: m.nameTaken,
-		WholeLoad: m.wholeLoad, TookLoad: m.tookLoad, TookNote: tookNote,
+		WholeLoad: m.wholeLoad, TookLoad: m.tookLoad, TookNote: tookNote, Now: m.clock,
 	}, log)
 	if m.ledger != nil && err == nil {
 		m.ledger.mesh, m.ledger.send = m.rightsMesh, m.streams.SendNote
@@ -138,7 +141,7 @@ func (m *replication) now() int64 {
 	if m.streams != nil {
 		offset = m.streams.Offset()
 	}
-	return time.Now().Add(offset).UnixMilli()
+	return m.clock().Add(offset).UnixMilli()
 }
 
 // run takes part in the mesh until ctx ends. A part that cannot go on does not
@@ -157,6 +160,7 @@ func (m *replication) run(ctx context.Context) {
 		})
 	}
 	g.Go(func() { m.follow(ctx) })
+	g.Go(func() { m.routeFirst(ctx) })
 	g.Go(func() { m.tidy(ctx) })
 	g.Go(func() { m.report(ctx) })
 	if m.ledger != nil {
@@ -164,6 +168,24 @@ func (m *replication) run(ctx context.Context) {
 	}
 	g.Go(func() { m.pins.run(ctx) })
 	g.Wait()
+}
+
+// routeFirst has what the first peer knew in the routing picture before the POP
+// says that it is ready: rows that are only stored serve nobody.
+func (m *replication) routeFirst(ctx context.Context) {
+	select {
+	case <-m.streams.Synced():
+	case <-ctx.Done():
+		return
+	}
+	for m.picture.refresh(ctx) != nil {
+		select {
+		case <-time.After(retryEvery):
+		case <-ctx.Done():
+			return
+		}
+	}
+	close(m.routed)
 }
 
 // follow tells the streams, the roster and the routing picture who is there.
@@ -256,7 +278,7 @@ func (m *replication) notReady() []string {
 		wait = aloneWait
 	}
 	select {
-	case <-m.streams.Synced():
+	case <-m.routed:
 		return nil
 	default:
 	}

@@ -46,7 +46,7 @@ func (m *replication) join(ctx context.Context) error {
 
 func (m *replication) joinFrom(ctx context.Context, bind netip.AddrPort) error {
 	cfg := membership.Config{
-		Node: m.node, Bind: bind, Join: m.cfg.Join, Keys: m.gossipKeys(), Tags: m.tags(), Snapshot: m.cfg.DBPath + ".serf",
+		Node: m.node, Bind: bind, Join: m.cfg.Join, Keys: m.gossipKeys(), Tags: m.tags(), Snapshot: m.cfg.DBPath + ".serf", Via: m.via,
 	}
 	if m.cfg.AdvertiseAddr.IsValid() {
 		cfg.Advertise = netip.AddrPortFrom(m.cfg.AdvertiseAddr, 0)

@@ -12,16 +12,20 @@ import (
 )
 
 // report tells the other POPs how many connections this one has and what its
-// checks say, four times a second, until ctx ends.
+// checks say, four times a second and when it cannot wait, until ctx ends.
 func (m *replication) report(ctx context.Context) {
-	ticker := time.NewTicker(route.ReportEvery)
+	ticker := time.NewTicker(route.UrgentEvery)
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case now := <-ticker.C:
-			l := m.loadOf(m.router.Report(&m.told, now))
+			rep, due := m.router.Report(&m.told, now)
+			if !due {
+				continue
+			}
+			l := m.loadOf(rep)
 			m.vigil.news(&l, now)
 			m.streams.PublishLoad(l)
 		}

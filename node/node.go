@@ -38,7 +38,12 @@ import (
 
 // Options are what does not come from the configuration.
 type Options struct {
-	Version string // shown in status and metrics
+	Version string           // shown in status and metrics
+	Now     func() time.Time // this machine's clock as the records have it; default time.Now
+
+	// Via says where this POP reaches a mesh address, host:port, of another:
+	// the lab puts relays between its POPs, which it can cut. nil: there.
+	Via func(addr string) string
 }
 
 // Node is one POP.
@@ -78,6 +83,9 @@ type Addrs struct {
 
 // New makes a POP that does nothing until Run.
 func New(cfg *config.Config, opts Options, log zerolog.Logger) *Node {
+	if opts.Now == nil {
+		opts.Now = time.Now
+	}
 	n := &Node{opts: opts, log: log, cfg: cfg, ready: make(chan struct{}), aborted: make(chan struct{})}
 	return n
 }

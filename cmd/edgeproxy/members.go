@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
-	"math"
 
 	"github.com/edgeproxy/edgeproxy/api"
 	"github.com/spf13/cobra"
@@ -70,11 +68,7 @@ func (c *cli) members(all []api.Member) error {
 	columns := []column{{name: "name"}, {name: "region"}, {name: "addr"}, {name: "status"}, {"rtt", true}, {name: "version"}}
 	rows := make([][]cell, len(all))
 	for i, m := range all {
-		rtt := ""
-		if m.RTT != nil {
-			rtt = fmt.Sprintf("%.1f ms", math.Max(*m.RTT, 0))
-		}
-		rows[i] = []cell{{text: m.Name}, {text: m.Region}, {text: m.Addr}, {text: m.Status, paint: statusColours[m.Status]}, {text: rtt}, {text: m.Tags["version"]}}
+		rows[i] = []cell{{text: m.Name}, {text: m.Region}, {text: m.Addr}, {text: m.Status, paint: statusColours[m.Status]}, {text: milliseconds(m.RTT)}, {text: m.Tags["version"]}}
 	}
 	return c.table(columns, rows)
 }

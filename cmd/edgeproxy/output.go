@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"strings"
 	"unicode"
@@ -45,9 +46,21 @@ func (c *cli) json(v any) error {
 	return e.Encode(v)
 }
 
+// jsonLine prints v in one line, one of several.
+func (c *cli) jsonLine(v any) error {
+	e := json.NewEncoder(c.stdout)
+	e.SetEscapeHTML(false)
+	return e.Encode(v)
+}
+
 // table prints aligned columns for people. Every cell has a character, so that
 // the columns count the same for awk.
 func (c *cli) table(columns []column, rows [][]cell) error {
+	return c.print(strings.Join(tableLines(columns, rows, c.coloured(c.stdout), math.MaxInt), ""))
+}
+
+// tableLines are the lines of a table, the header first, each cut to a width.
+func tableLines(columns []column, rows [][]cell, coloured bool, width int) (lines []string) {
 	header := make([]cell, len(columns))
 	widths := make([]int, len(columns))
 	for i, col := range columns {
@@ -63,30 +76,48 @@ func (c *cli) table(columns []column, rows [][]cell) error {
 			widths[i] = max(widths[i], utf8.RuneCountInString(row[i].text))
 		}
 	}
-	coloured := c.coloured(c.stdout)
-	var b strings.Builder
 	for _, row := range rows {
+		var b strings.Builder
+		left := width
+		put := func(text string, paint colour) {
+			text = clip(text, left)
+			left -= utf8.RuneCountInString(text)
+			b.WriteString(painted(text, paint, coloured))
+		}
 		for i, cell := range row {
 			space := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell.text))
 			if columns[i].right {
-				b.WriteString(space)
+				put(space, 0)
 			}
-			if coloured && cell.paint != 0 {
-				fmt.Fprintf(&b, "\x1b[%dm%s\x1b[0m", cell.paint, cell.text)
-			} else {
-				b.WriteString(cell.text)
-			}
+			put(cell.text, cell.paint)
 			if i == len(row)-1 {
 				break
 			}
 			if !columns[i].right {
-				b.WriteString(space)
+				put(space, 0)
 			}
-			b.WriteString("  ")
+			put("  ", 0)
 		}
-		b.WriteByte('\n')
+		lines = append(lines, b.String()+"\n")
 	}
-	return c.print(b.String())
+	return lines
+}
+
+func painted(text string, paint colour, coloured bool) string {
+	if !coloured || paint == 0 || text == "" {
+		return text
+	}
+	return fmt.Sprintf("\x1b[%dm%s\x1b[0m", paint, text)
+}
+
+// clip cuts text to so many characters.
+func clip(text string, width int) string {
+	for i := range text {
+		if width--; width < 0 {
+			return text[:i]
+		}
+	}
+	return text
 }
 
 // pairs prints names and values, one pair a line.

@@ -46,7 +46,7 @@ Without a command it serves: "edgeproxy --region us" is "edgeproxy serve
 		&cobra.Group{ID: groupMesh, Title: "The mesh:"})
 	root.AddCommand(
 		newServe(c), newLab(c), newCheck(c), newHealthcheck(c), newKeygen(c),
-		newBackend(c), newService(c), newExplain(c), newStatus(c),
+		newBackend(c), newService(c), newExplain(c), newStatus(c), newTop(c),
 		newMembers(c), newLeave(c), newKeys(c), newRecords(c), newBackup(c), newRestore(c),
 		newVersion(c),
 	)
@@ -106,8 +106,10 @@ func flagError(cmd *cobra.Command, err error) error {
 	if bad, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
 		kind := "a " + bad.GetFlag().Value.Type()
 		switch bad.GetFlag().Value.Type() {
-		case "int64":
+		case "int64", "int", "uint64":
 			kind = "a whole number"
+		case "duration":
+			kind = "a duration, such as 20s"
 		case "bool":
 			kind = "true or false"
 		}

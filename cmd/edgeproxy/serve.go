@@ -3,10 +3,12 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/signal"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/edgeproxy/edgeproxy/config"
 	"github.com/edgeproxy/edgeproxy/node"
@@ -54,10 +56,14 @@ func serve(c *cli, cmd *cobra.Command) error {
 	setLevel(cfg.LogLevel)
 	warn(log, warnings)
 
+	opts := node.Options{Version: version()}
+	if opts.Now, err = c.clock(log); err != nil {
+		return err
+	}
 	// Where the reader of the log has gone, a line is lost and not the POP.
 	signal.Ignore(syscall.SIGPIPE)
 	for {
-		told, err := serveOnce(cmd.Context(), cfg, load, log)
+		told, err := serveOnce(cmd.Context(), cfg, opts, load, log)
 		if renamed := errors.Is(err, node.ErrRenamed); !renamed {
 			return err
 		} else if told {
@@ -67,10 +73,10 @@ func serve(c *cli, cmd *cobra.Command) error {
 }
 
 // serveOnce runs a POP until a signal ends it, or something else: told says which.
-func serveOnce(ctx context.Context, cfg *config.Config, load func() (*config.Config, []string, error), log zerolog.Logger) (told bool, err error) {
+func serveOnce(ctx context.Context, cfg *config.Config, opts node.Options, load func() (*config.Config, []string, error), log zerolog.Logger) (told bool, err error) {
 	ctx, drain := context.WithCancel(ctx)
 	defer drain()
-	n := node.New(cfg, node.Options{Version: version()}, log)
+	n := node.New(cfg, opts, log)
 	s := signals{node: n, drain: drain, load: load, log: log, ended: make(chan struct{})}
 	// Before anything is opened: a signal during the start must not kill it.
 	// Room for a few, so that the second TERM is not lost during a reload.
@@ -83,6 +89,25 @@ func serveOnce(ctx context.Context, cfg *config.Config, load func() (*config.Con
 	close(s.ended)
 	handler.Wait()
 	return told, err
+}
+
+// skewVariable is for cluster-tests only: how far the clock by which changes
+// are stamped is off. What fakes the time of other programs does not reach a Go
+// program. It is no setting, and the log says that it is on.
+const skewVariable = "CLUSTERTESTS_SKEW"
+
+// clock is nil but in such a test.
+func (c *cli) clock(log zerolog.Logger) (func() time.Time, error) {
+	text := c.env(skewVariable)
+	if text == "" {
+		return nil, nil
+	}
+	skew, err := time.ParseDuration(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", skewVariable, err)
+	}
+	log.Warn().Dur("skew_ms", skew).Msg("this POP's clock is wrong on purpose: " + skewVariable + " is set, for tests only")
+	return func() time.Time { return time.Now().Add(skew) }, nil
 }
 
 // signals does to a running node what the operator's signals ask for.

@@ -23,15 +23,17 @@ func start(t *testing.T, args ...string) (said string, end func() error) {
 	r, w := io.Pipe()
 	done := make(chan error, 1) // one result, whether or not it is fetched
 	go func() {
-		err := run(ctx, args, w)
+		err := run(ctx, args, w, w)
 		w.CloseWithError(io.EOF)
 		done <- err
 	}()
-	said, err := bufio.NewReader(r).ReadString('\n')
+	lines := bufio.NewReader(r)
+	said, err := lines.ReadString('\n')
 	if err != nil {
 		cancel()
 		t.Fatalf("no first line: %v, run: %v", err, <-done)
 	}
+	go func() { _, _ = io.Copy(io.Discard, lines) }() // what it says later; until run closes w
 	return strings.TrimSpace(said), func() error { cancel(); return <-done }
 }
 
@@ -76,6 +78,24 @@ func TestTCP(t *testing.T) {
 	}
 }
 
+// A client says who answered, once or again and again.
+func TestCall(t *testing.T) {
+	said, end := start(t, "-port", "0", "-id", "sa-node-1", "-region", "sa", "-addr", "127.0.0.1", "-tcp")
+	_, addr, _ := strings.Cut(said, "serves tcp on ")
+	for _, more := range [][]string{{"-n", "3"}, {"-every", "1ms"}} {
+		said, stop := start(t, append([]string{"-call", addr}, more...)...)
+		if !strings.HasPrefix(said, "Backend: sa-node-1 | Region: sa | ") {
+			t.Errorf("%q: said %q", more, said)
+		}
+		if err := stop(); err != nil && !errors.Is(err, context.Canceled) && !strings.Contains(err.Error(), "canceled") {
+			t.Errorf("%q: %v", more, err)
+		}
+	}
+	if err := end(); err != nil {
+		t.Errorf("end: %v", err)
+	}
+}
+
 func TestMistakes(t *testing.T) {
 	for _, tc := range []struct {
 		args string
@@ -85,11 +105,14 @@ func TestMistakes(t *testing.T) {
 		{"-nonsense", "flag provided but not defined", errUsage},
 		{"9001", `unexpected argument "9001"`, errUsage},
 		{"-addr 127.0.0.1:9001", "the port goes in -port", errUsage},
+		{"-register http://127.0.0.1:1", "-register needs -addr", errUsage},
+		{"-call 127.0.0.1:1 -from here", "-from here: neither an IP address", errUsage},
+		{"-addr 127.0.0.1 -port 0 -register http://127.0.0.1:1", "serves http", errors.New("nobody there")},
 		{"-help", "-region", nil},
 	} {
 		var out strings.Builder
-		err := run(t.Context(), strings.Fields(tc.args), &out)
-		if err == nil || tc.err != nil && !errors.Is(err, tc.err) {
+		err := run(t.Context(), strings.Fields(tc.args), &out, &out)
+		if err == nil || tc.err == errUsage && !errors.Is(err, tc.err) {
 			t.Errorf("%s: error %v, want %v", tc.args, err, tc.err)
 		}
 		if !strings.Contains(out.String(), tc.want) {
@@ -106,7 +129,7 @@ func TestTaken(t *testing.T) {
 	}
 	defer ln.Close()
 	_, port, _ := net.SplitHostPort(ln.Addr().String())
-	err = run(t.Context(), []string{"-addr", "127.0.0.1", "-port", port}, io.Discard)
+	err = run(t.Context(), []string{"-addr", "127.0.0.1", "-port", port}, io.Discard, io.Discard)
 	if err == nil || !strings.Contains(err.Error(), "choose another with -addr or -port") {
 		t.Errorf("error %v", err)
 	}

@@ -34,6 +34,10 @@ type Config struct {
 	Transport memberlist.NodeAwareTransport // nil: UDP and TCP sockets on Bind; Run shuts it down
 	Timing    Timing
 
+	// Via says where the sockets reach an address that another node advertises:
+	// the lab puts a relay between, which it can cut. nil: at that address.
+	Via func(addr string) string
+
 	// Resolve looks a seed's name up, at every attempt; nil: net.DefaultResolver.
 	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
 }

@@ -201,7 +201,7 @@ func (r *Ring) listen() (*gate, error) {
 	transport := r.cfg.Transport
 	bound := r.cfg.Bind
 	if transport == nil {
-		s, err := listen(r.cfg.Bind)
+		s, err := listen(r.cfg.Bind, r.cfg.Via)
 		if err != nil {
 			return nil, err
 		}

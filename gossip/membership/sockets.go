@@ -25,6 +25,7 @@ const (
 type sockets struct {
 	tcp     *net.TCPListener
 	udp     *net.UDPConn
+	via     func(addr string) string // Config.Via; never nil
 	packets chan *memberlist.Packet
 	streams chan net.Conn
 	once    sync.Once
@@ -33,7 +34,10 @@ type sockets struct {
 }
 
 // listen binds both; where the port is 0, to one that both have free.
-func listen(bind netip.AddrPort) (*sockets, error) {
+func listen(bind netip.AddrPort, via func(addr string) string) (*sockets, error) {
+	if via == nil {
+		via = func(addr string) string { return addr }
+	}
 	var tcp *net.TCPListener
 	var udp *net.UDPConn
 	var err error
@@ -60,7 +64,7 @@ func listen(bind netip.AddrPort) (*sockets, error) {
 	}
 	_ = udp.SetReadBuffer(receiveBuffer) // the kernel may give less
 	s := &sockets{
-		tcp: tcp, udp: udp,
+		tcp: tcp, udp: udp, via: via,
 		packets: make(chan *memberlist.Packet),
 		streams: make(chan net.Conn),
 		stop:    make(chan struct{}),
@@ -124,7 +128,7 @@ func (s *sockets) FinalAdvertiseAddr(ip string, port int) (net.IP, int, error) {
 }
 
 func (s *sockets) WriteTo(b []byte, addr string) (time.Time, error) {
-	to, err := netip.ParseAddrPort(addr)
+	to, err := netip.ParseAddrPort(s.via(addr))
 	if err != nil {
 		return time.Time{}, fmt.Errorf("send to %s: %w", addr, err)
 	}
@@ -154,7 +158,7 @@ func (s *sockets) DialTimeout(addr string, timeout time.Duration) (net.Conn, err
 		}
 	})
 	var d net.Dialer
-	return d.DialContext(ctx, "tcp", addr)
+	return d.DialContext(ctx, "tcp", s.via(addr))
 }
 
 func (s *sockets) DialAddressTimeout(a memberlist.Address, timeout time.Duration) (net.Conn, error) {

@@ -1,11 +1,12 @@
 package lab
 
 import (
+	"cmp"
+	"context"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/edgeproxy/edgeproxy/geo"
@@ -13,38 +14,51 @@ import (
 
 // Report is what the lab saw.
 type Report struct {
-	Seconds     float64       `json:"seconds"`
-	Node        string        `json:"node"`
-	Region      string        `json:"region"`      // of the POP
-	Connections int           `json:"connections"` // that were served
-	Failed      int           `json:"failed"`
-	FirstByte   Quantiles     `json:"first_byte_ms"` // connect to the POP until the backend's first byte
-	Clients     []ClientCount `json:"clients"`       // by country
-	Invariants  []Invariant   `json:"invariants"`
+	Seconds     float64     `json:"seconds"`
+	Up          float64     `json:"up_ms"` // from the start until the first client was served
+	Seed        uint64      `json:"seed"`
+	Interrupted bool        `json:"interrupted"`
+	Connections int         `json:"connections"` // that were served
+	Failed      int         `json:"failed"`
+	Broke       int         `json:"broke"`          // with the backend that died
+	Added       Quantiles   `json:"added_ms"`       // by the proxy: connect and echo through a POP, less the same straight to its backend
+	Propagation Quantiles   `json:"propagation_ms"` // from a SQL statement on one POP until another routes by it
+	FirstByte   Quantiles   `json:"first_byte_ms"`  // connect to the POP until the backend's first byte
+	POPs        []POP       `json:"pops"`
+	Backends    []Backend   `json:"backends"`
+	Clients     []Client    `json:"clients"` // by country
+	Faults      []Fault     `json:"faults"`
+	NotPlayed   []string    `json:"not_played"` // parts of the default story, with why
+	Invariants  []Invariant `json:"invariants"`
 }
 
-// Quantiles are in milliseconds.
-type Quantiles struct {
-	P50 float64 `json:"p50"`
-	P99 float64 `json:"p99"`
+// POP is one of them.
+type POP struct {
+	Name        string `json:"name"`
+	Region      string `json:"region"`
+	Connections int    `json:"connections"` // that it served
+	Cut         bool   `json:"cut"`         // off the mesh, now
 }
 
-// ClientCount says where the clients of one country went.
-type ClientCount struct {
+// Backend is one of them.
+type Backend struct {
+	ID          string `json:"id"`
+	Region      string `json:"region"`
+	State       string `json:"state"` // in the first POP's picture, or dead
+	Weight      int64  `json:"weight"`
+	Connections int    `json:"connections"` // that it served
+	Load        int64  `json:"load"`        // open over the whole mesh, as the first POP knows it
+	Peak        int    `json:"peak"`        // open at a time, counted by the backend
+	HardLimit   int64  `json:"hard_limit"`
+}
+
+// Client says where the clients of one country went.
+type Client struct {
 	Country     string         `json:"country"`
 	Name        string         `json:"name"`
 	Region      string         `json:"region"`
-	Expected    string         `json:"expected"` // region that should serve them
 	Connections int            `json:"connections"`
 	Backends    map[string]int `json:"backends"`
-	regions     map[geo.Region]int
-}
-
-// Invariant is something that must hold, with its verdict.
-type Invariant struct {
-	Name   string `json:"name"`
-	OK     bool   `json:"ok"`
-	Detail string `json:"detail,omitempty"`
 }
 
 // OK says whether every invariant held.
@@ -52,101 +66,99 @@ func (r *Report) OK() bool {
 	return !slices.ContainsFunc(r.Invariants, func(i Invariant) bool { return !i.OK })
 }
 
-// tally collects visits.
-type tally struct {
-	visits  int
-	failed  int
-	failure error
-	first   []time.Duration
-	clients map[string]*ClientCount
-
-	tried map[string]bool // countries that somebody connected from
+// report is what is known so far.
+func (r *run) report() *Report {
+	out := &Report{
+		Seconds: seconds(time.Since(r.began)), Seed: r.cfg.Seed, Interrupted: r.cut, NotPlayed: append([]string{}, r.left...),
+		POPs: []POP{}, Backends: []Backend{}, Clients: []Client{}, Faults: []Fault{},
+	}
+	faults, verdicts := r.story.seen()
+	out.Faults = append(out.Faults, faults...)
+	var written int
+	var late error
+	out.Added, out.Propagation, written, late = r.probe.figures()
+	r.backends(out)
+	r.count(out)
+	out.Invariants = append(out.Invariants, held(written > 0 && late == nil || len(out.POPs) == 1, "every write reached every POP that was not cut off",
+		"%d writes%s", written, because(late)))
+	out.Invariants = append(out.Invariants, verdicts...)
+	return out
 }
 
-func (t *tally) add(v visit, table *geo.Table, expected geo.Region) {
-	t.tried[v.country] = true
-	if v.err != nil {
-		t.failed++
-		t.failure = v.err
-		return
+// backends fills in what the world says.
+func (r *run) backends(out *Report) {
+	first := r.world.allPOPs()[0]
+	for _, b := range r.world.allBackends() {
+		seen := first.sees(context.Background(), b.id)
+		if !b.alive() {
+			seen.State = "dead"
+		}
+		out.Backends = append(out.Backends, Backend{ID: b.id, Region: string(b.region), State: seen.State, Weight: seen.Weight,
+			Load: seen.Connections, Peak: b.most(), HardLimit: r.world.ledger.number(b.id, "hard_limit")})
 	}
-	t.visits++
-	t.first = append(t.first, v.first)
-	c := t.clients[v.country]
-	if c == nil {
-		c = &ClientCount{Country: v.country, Name: table.Name(v.country), Region: string(v.region), Expected: string(expected),
-			Backends: map[string]int{}, regions: map[geo.Region]int{}}
-		t.clients[v.country] = c
+	slices.SortStableFunc(out.Backends, func(a, b Backend) int { return cmp.Compare(place(a.Region), place(b.Region)) })
+	for _, p := range r.world.allPOPs() {
+		out.POPs = append(out.POPs, POP{Name: p.name, Region: string(p.region), Cut: r.world.links.isCut(p.name)})
 	}
-	c.Connections++
-	c.Backends[v.backend]++
-	c.regions[v.served]++
 }
 
-// report judges what was collected.
-func (t *tally) report() Report {
-	r := Report{Connections: t.visits, Failed: t.failed}
-	slices.Sort(t.first)
-	if n := len(t.first); n > 0 {
-		ms := func(q float64) float64 { return float64(t.first[int(q*float64(n-1))].Microseconds()) / 1000 }
-		r.FirstByte = Quantiles{P50: ms(0.5), P99: ms(0.99)}
+// place orders regions: those of the POPs first.
+func place(region string) int {
+	if i := slices.Index(regions, geo.Region(region)); i >= 0 {
+		return i
 	}
-	var astray []string
+	return len(regions)
+}
+
+// count fills in what the tally says, and the invariants about all clients.
+func (r *run) count(out *Report) {
+	t := r.tally
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	out.Connections, out.Failed, out.Broke, out.FirstByte = t.served, t.failed, t.broke, t.first.quantiles()
+	if t.served > 0 {
+		out.Up = float64(t.up.Sub(r.began).Microseconds()) / 1000
+	}
+	for i := range out.POPs {
+		out.POPs[i].Connections = t.pops[out.POPs[i].Name]
+	}
+	var over []string
+	for i := range out.Backends {
+		b := &out.Backends[i]
+		b.Connections = t.backends[b.ID]
+		if int64(b.Peak) > b.HardLimit {
+			over = append(over, fmt.Sprintf("%s had %d of %d", b.ID, b.Peak, b.HardLimit))
+		}
+	}
 	for _, country := range slices.Sorted(maps.Keys(t.clients)) {
-		c := t.clients[country]
-		seen := *c // the traffic goes on while somebody reads the report
-		seen.Backends, seen.regions = maps.Clone(c.Backends), maps.Clone(c.regions)
-		r.Clients = append(r.Clients, seen)
-		if n := c.Connections - c.regions[geo.Region(c.Expected)]; n > 0 {
-			astray = append(astray, fmt.Sprintf("%d of %d from %s", n, c.Connections, country))
+		p, _ := r.table.Place(country)
+		c := Client{Country: country, Name: r.table.Name(country), Region: string(p.Region), Backends: maps.Clone(t.clients[country])}
+		for _, n := range c.Backends {
+			c.Connections += n
 		}
+		out.Clients = append(out.Clients, c)
 	}
-	slices.SortStableFunc(r.Clients, func(a, b ClientCount) int {
-		return strings.Compare(a.Expected+a.Region, b.Expected+b.Region)
-	})
-	detail := ""
-	if t.failure != nil {
-		detail = fmt.Sprintf("%d failed, the last one: %v", t.failed, t.failure)
+	slices.SortStableFunc(out.Clients, func(a, b Client) int { return cmp.Compare(place(a.Region), place(b.Region)) })
+	astray := ""
+	if t.astray > 0 {
+		astray = ", the last one from " + t.strayed
 	}
-	r.Invariants = []Invariant{
-		{"clients of every country were served", len(t.clients) == len(t.tried), fmt.Sprintf("%d of %d", len(t.clients), len(t.tried))},
-		{"every client went to its region, or to the POP's where it has none", len(astray) == 0, strings.Join(astray, ", ")},
-		{"no connection failed and every echo came back intact", t.failed == 0, detail},
+	out.Invariants = []Invariant{
+		held(len(t.clients) == len(t.tried) && t.served > 0, "clients of every country were served", "%d of %d countries", len(t.clients), len(t.tried)),
+		held(t.failed == 0, "no connection failed and every echo came back intact", "%d failed%s; %d broke with the backend that they were on", t.failed, because(t.failure), t.broke),
+		held(t.astray == 0, "every client went to its region where that serves, else to its POP's, else to another", "%d of %d did not%s", t.astray, t.served, astray),
+		held(len(over) == 0, "no backend had more connections than its hard limit", "%s", cmp.Or(strings.Join(over, ", "), "counted by the backends")),
 	}
-	return r
 }
 
-// Table says who went where, for people.
-func (r *Report) Table() string {
-	var b strings.Builder
-	tw := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(tw, "CLIENT\tREGION\tCONNECTIONS\tSERVED BY")
-	for _, c := range r.Clients {
-		var served []string
-		for _, b := range slices.Sorted(maps.Keys(c.Backends)) {
-			served = append(served, fmt.Sprintf("%s %d", b, c.Backends[b]))
-		}
-		fmt.Fprintf(tw, "%s %s\t%s\t%d\t%s\n", c.Country, c.Name, c.Region, c.Connections, strings.Join(served, "  "))
-	}
-	tw.Flush()
-	return b.String()
+func held(ok bool, name, format string, args ...any) Invariant {
+	return Invariant{name, ok, fmt.Sprintf(format, args...)}
 }
 
-// Verdicts says the totals and what held, for people.
-func (r *Report) Verdicts() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "\n%d connections in %.1f s, %d failed; first byte after p50 %.2f ms, p99 %.2f ms\n",
-		r.Connections, r.Seconds, r.Failed, r.FirstByte.P50, r.FirstByte.P99)
-	for _, i := range r.Invariants {
-		verdict := "ok  "
-		if !i.OK {
-			verdict = "FAIL"
-		}
-		fmt.Fprintf(&b, "%s  %s", verdict, i.Name)
-		if i.Detail != "" {
-			fmt.Fprintf(&b, " (%s)", i.Detail)
-		}
-		fmt.Fprintln(&b)
+// because puts an error behind a figure.
+func because(err error) string {
+	if err == nil {
+		return ""
 	}
-	return b.String()
+	return ": " + err.Error()
 }

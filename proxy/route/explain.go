@@ -123,7 +123,7 @@ func (r *Router) Explain(q Query, now time.Time, random uint64) Explanation {
 	}
 	target, tier := t.pick(q, &s)
 	if target == nil {
-		s.desperate = true
+		s.greedy, s.desperate = true, true
 		target, tier = t.pick(q, &s)
 	}
 	if target == nil { // a client would wait for a right, and get one or the next best

@@ -20,7 +20,8 @@ const noPanic = math.MaxInt64
 
 // Judge takes over what the checks say. A backend that is down gets no new
 // connections, unless so many of its app are that the checks are not believed
-// (see mesh.Service.Panic); one that comes back gets its share slowly.
+// (see mesh.Service.Panic); one that comes back is not ejected any more, and
+// gets its share slowly.
 func (r *Router) Judge(list []Judgement, now time.Time) {
 	r.updating.Lock()
 	defer r.updating.Unlock()
@@ -35,6 +36,7 @@ func (r *Router) Judge(list []Judgement, now time.Time) {
 		case !j.Down && was != 0:
 			s.since.Store(now.UnixNano()) // before it is in use again
 			s.down.Store(0)
+			r.Readmit(j.Backend) // failed connects said no more than that it was down
 		}
 	}
 	if len(list) > 0 {

@@ -53,6 +53,12 @@ func TestDownByChecks(t *testing.T) {
 	if early, late := slot.capacityAt(later), slot.capacityAt(later.Add(slowStart)); early != 10 || late != 100 {
 		t.Errorf("capacity %g at once, %g after the slow start", early, late)
 	}
+	// What failed connects said is over, too.
+	r.fails("b", ejectAfter, later)
+	r.judge(later, false, "b")
+	if why := r.why("b", later); why != Included {
+		t.Errorf("b is %q once it is back", why)
+	}
 	// Said twice, or of who is not known: nothing happens.
 	r.judge(later.Add(time.Hour), false, "a", "nobody")
 	if got := slot.capacityAt(later.Add(time.Hour)); got != 100 {

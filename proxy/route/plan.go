@@ -9,6 +9,12 @@ import (
 // sample is how many candidates a pick looks at: all where there are no more.
 const sample = 64
 
+// nearFull is the share of the hard limits from which on a region that is going
+// to fill sends clients on before it is full. The arrivals are extrapolated,
+// from a few picks where a POP has a few: below that, no client is sent to a
+// farther region by an estimate alone.
+const nearFull = 0.5
+
 // slowStart is how long a backend that came back gets less than its share.
 const slowStart = 10 * time.Second
 
@@ -26,6 +32,7 @@ type plan struct {
 	arrivals number       // N: of the whole mesh, during the window
 	admit    number       // a: the share of the arrivals for which there is room
 	known    number       // connections as a share of the hard limits
+	unheard  number       // of the mesh's recent connections, those of other POPs for one of this POP's
 }
 
 // seat is what a plan says of one target. Many read while one prepares: a mix
@@ -57,9 +64,11 @@ type step struct {
 	tried  []*Slot
 	now    time.Time
 	random uint64
+	chance float64 // in [0, 1): where so few may come in, whether this one does; the same at every step
 	alone  bool
 	dry    bool // only to explain
 
+	greedy    bool    // take what may be beyond this POP's share of a hard limit
 	desperate bool    // take ejected ones too
 	tryFrom   int64   // of the pool
 	e         float64 // balance.stay
@@ -86,7 +95,8 @@ func (p *plan) choose(s *step, last bool) *Target {
 		s.mu.Unlock()
 	}
 	// With strict limits nobody need be held back by an estimate in the end.
-	if a := p.admit.Load(); a < 1 && !(s.desperate && s.slots.strict) && !(last && p.known.Load() < 0.9) && s.uniform() > a {
+	if a, known := p.admit.Load(), p.known.Load(); a < 1 && known >= nearFull && !(s.greedy && s.slots.strict) &&
+		!(last && known < 0.9) && s.chance > a {
 		return nil
 	}
 	if p.arrivals.Load() < 1 {
@@ -187,6 +197,10 @@ func (p *plan) due(s *step) (int, int) {
 		s.random = mix(s.random)
 		used := seat.recent.Load() + float64(t.Slot.opens.Load()-seat.opens.Load())
 		if m <= 0 {
+			// The others, whose reports are older than these, have gone on too.
+			if t.hard > 0 && !t.strict && !s.greedy && float64(own)+s.e*float64(t.Slot.others.Load())+used*p.unheard.Load() >= float64(t.bound) {
+				continue
+			}
 			if key := (used - m) / t.capacity; key < overKey {
 				over, overKey = j, key
 			}
@@ -260,6 +274,7 @@ func (p *plan) prepareLocked(s *step) {
 	p.arrivals.Store(arrivals)
 	p.admit.Store(admit)
 	p.known.Store(connections / hard)
+	p.unheard.Store((1 - share) / max(share, 0.01))
 	p.gen.Store(b.gen.Load())
 }
 

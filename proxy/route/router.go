@@ -118,6 +118,10 @@ func (r *Router) Pick(q Query, tried []*Slot, now time.Time, random uint64) Choi
 				t = newer // in which there may be one
 				continue
 			}
+			if !s.greedy {
+				s.greedy = true // nobody is refused while there may be room
+				continue
+			}
 			if !s.desperate {
 				s.desperate = true // better one that may have failed than none
 				continue
@@ -138,6 +142,7 @@ func (r *Router) step(tried []*Slot, now time.Time, random uint64) step {
 		b.fold(now)
 	}
 	s.e = b.stay.Load()
+	s.chance = s.uniform()
 	return s
 }
 

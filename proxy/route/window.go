@@ -19,10 +19,10 @@ const (
 	// remembered is how long they are kept for when it goes on: the stream over
 	// which it would tell only what changed has ended long before.
 	remembered = time.Minute
-	shareTau  = 2.0  // seconds, averages of the shares
-	rateTau   = 2.0  // seconds, rate of picks
-	slowTau   = 10.0 // seconds, the rate that a surge is told by
-	mostSurge = 10.0
+	shareTau   = 2.0  // seconds, averages of the shares
+	rateTau    = 2.0  // seconds, rate of picks
+	slowTau    = 10.0 // seconds, the rate that a surge is told by
+	mostSurge  = 10.0
 )
 
 // number is a float64 that many goroutines read and one writes.

@@ -157,6 +157,58 @@ func TestStoppedPOPGoesOn(t *testing.T) {
 // every is the only group of the router's backends.
 func (r *Router) every() *group { return r.table.Load().every.groups[0] }
 
+// TestUrgent: what fills a backend up is told before the next regular report,
+// within the budget; what does not, is not.
+func TestUrgent(t *testing.T) {
+	var bs []mesh.Backend
+	for i := range 20 {
+		bs = append(bs, backend(fmt.Sprintf("b%02d", i), "sa", soft(100), hard(100)))
+	}
+	r := newRouter(snapshot("sa", bs...))
+	for i := range 4 {
+		r.Learn(Report{POP: fmt.Sprint("p", i), Incarnation: 1, Seq: 1, At: noon, Counts: map[string]int64{"b00": 10}}, noon)
+	}
+	var rep Reporter
+	if _, due := r.Report(&rep, noon); !due {
+		t.Fatal("the first report is not due")
+	}
+	now := noon.Add(UrgentEvery)
+	r.load("b00", 3) // of five POPs 15, with room for 60
+	r.load("b01", 9) // of five POPs 45, with room for 100
+	if got, due := r.Report(&rep, now); !due || len(got.Counts) != 1 || got.Counts["b01"] != 9 {
+		t.Errorf("%+v, %v; want b01 alone", got.Counts, due)
+	}
+	if got, due := r.Report(&rep, now); due {
+		t.Errorf("%+v is told again", got.Counts)
+	}
+	// Everything is urgent at every tick of two seconds.
+	var at []time.Time
+	for i := range int(2 * time.Second / UrgentEvery) {
+		now = now.Add(UrgentEvery)
+		for j := range 20 {
+			r.load(fmt.Sprintf("b%02d", j), int64(10*(i+1)))
+		}
+		got, _ := r.Report(&rep, now)
+		for range got.Counts {
+			at = append(at, now)
+		}
+	}
+	for i, first := range at {
+		n := 0
+		for _, other := range at[i:] {
+			if other.Sub(first) < time.Second {
+				n++
+			}
+		}
+		if n > reportBudget {
+			t.Fatalf("%d entries in a second, %d are allowed", n, reportBudget)
+		}
+	}
+	if len(at) < 2*reportBudget-reportEntries {
+		t.Errorf("%d entries in two seconds", len(at))
+	}
+}
+
 // TestWholeIsFollowedUp: what one POP was told as part of the whole, and has
 // changed back before the next report to all, is not left as it was told.
 func TestWholeIsFollowedUp(t *testing.T) {
@@ -167,10 +219,10 @@ func TestWholeIsFollowedUp(t *testing.T) {
 		t.Fatalf("%+v", got)
 	}
 	r.load("a", 0)
-	if got := r.Report(&rep, noon); len(got.Counts) != 1 || got.Counts["a"] != 0 {
+	if got, due := r.Report(&rep, noon); !due || len(got.Counts) != 1 || got.Counts["a"] != 0 {
 		t.Errorf("%+v, want a at 0", got.Counts)
 	}
-	if got := r.Report(&rep, noon); len(got.Counts) != 0 {
+	if got, _ := r.Report(&rep, noon.Add(ReportEvery)); len(got.Counts) != 0 {
 		t.Errorf("%+v is told again", got.Counts)
 	}
 }
@@ -191,7 +243,10 @@ func TestReporter(t *testing.T) {
 	told := map[string]int64{}
 	now := noon
 	for round := range 3 {
-		got := r.Report(&rep, now)
+		got, due := r.Report(&rep, now)
+		if !due {
+			t.Fatal("no report is due")
+		}
 		if round == 0 && (len(got.Counts) != 8 || got.Counts["b19"] != 119 || got.Counts["b12"] != 112) {
 			t.Errorf("first %v", got.Counts)
 		}
@@ -204,10 +259,10 @@ func TestReporter(t *testing.T) {
 		t.Errorf("after three rounds %d of 20: %v", len(told), told)
 	}
 	r.load("b01", 102) // from 101: less than 2 % of 1000
-	if got := r.Report(&rep, now); len(got.Counts) != 0 {
+	if got, _ := r.Report(&rep, now); len(got.Counts) != 0 {
 		t.Errorf("told at once: %v", got.Counts)
 	}
-	if got := r.Report(&rep, now.Add(reportAnyway)); len(got.Counts) != 1 || got.Counts["b01"] != 102 {
+	if got, _ := r.Report(&rep, now.Add(reportAnyway)); len(got.Counts) != 1 || got.Counts["b01"] != 102 {
 		t.Errorf("told later: %v", got.Counts)
 	}
 	if got := r.Whole(&Reporter{}, now); !got.Whole || len(got.Counts) != 20 || got.Counts["b01"] != 102 {
@@ -300,4 +355,25 @@ func benchmarkPickMesh(b *testing.B, n int) {
 			}
 		}
 	})
+}
+
+// TestFewPicksTurnNobodyAway: a POP that a region's clients rarely reach cannot
+// tell their demand from two that come together, and does not send them to a
+// farther region while the near one is nearly empty.
+func TestFewPicksTurnNobodyAway(t *testing.T) {
+	r := newRouter(snapshot("us", backend("near", "eu", hard(100)), backend("own", "us", hard(100))))
+	at := noon
+	for seq := range uint64(200) {
+		at = at.Add(100 * time.Millisecond)
+		r.Learn(Report{POP: "eu", Incarnation: 1, Seq: seq + 1, At: at.Add(-400 * time.Millisecond),
+			Counts: map[string]int64{"near": 5}, Rates: map[AppRegion]float64{{"myapp", "eu"}: 200}}, at)
+		if seq%20 > 1 {
+			continue
+		}
+		c := r.Pick(from("DE"), nil, at, seq*7919)
+		if c.Backend == nil || c.Backend.ID != "near" {
+			t.Fatalf("pick %d went to %+v, with %d connections of 100 in its region", seq, c.Backend, r.all("near"))
+		}
+		c.Slot.Release(50 * time.Millisecond)
+	}
 }

@@ -1,0 +1,68 @@
+package clustertests
+
+import (
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// most is the greatest number of clients that were there at once.
+func (d *door) most() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.peak
+}
+
+// TestBurst: 2,000 connections a second come upon five POPs at once, all for
+// one region, and stay. Whoever comes while any backend has room is served,
+// and no backend gets more than a tenth beyond its hard limit: five POPs that
+// hear of each other four times a second.
+func TestBurst(t *testing.T) {
+	t.Parallel()
+	const backends, hard, clients = 10, 100, 900
+	var doors []*door
+	var rows []row
+	for i := range backends {
+		d := newDoor(t)
+		r := at(fmt.Sprintf("b%d", i), []string{"sa", "us"}[i%2], d.addr)
+		r.soft, r.hard = 80, hard
+		doors, rows = append(doors, d), append(rows, r)
+	}
+	m := planMesh(t, 5, append(trusting, unchecked)...)
+	m.pops[0].seed(t, rows...)
+	m.start(t)
+	for _, p := range m.pops {
+		eventually(t, converged, func() error { return p.is("b9", "up") })
+	}
+	var refused atomic.Int64
+	var all sync.WaitGroup
+	ticker := time.NewTicker(500 * time.Microsecond)
+	defer ticker.Stop()
+	for i := range clients {
+		<-ticker.C
+		all.Go(func() {
+			from := fmt.Sprintf("200.160.%d.%d", i/250, 1+i%250)
+			v, err := m.pops[i%5].call(from)
+			if err != nil {
+				refused.Add(1)
+				return
+			}
+			t.Cleanup(func() { v.Close() })
+		})
+	}
+	all.Wait()
+	total, worst := 0, 0
+	for _, d := range doors {
+		total += d.most()
+		worst = max(worst, d.most())
+	}
+	t.Logf("%d served, %d refused, at most %d at one backend", total, refused.Load(), worst)
+	if n := refused.Load(); n > 0 {
+		t.Errorf("%d of %d clients refused, though there was room for %d", n, clients, backends*hard)
+	}
+	if worst > hard*11/10 {
+		t.Errorf("%d connections at one backend, want %d at most", worst, hard*11/10)
+	}
+}

@@ -1,0 +1,136 @@
+package clustertests
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"time"
+)
+
+// link is how it goes from one POP to another. The zero value is a good one.
+type link struct {
+	cut   bool          // nothing arrives, and nobody is told
+	loss  int           // percent of the packets
+	delay time.Duration // of each
+}
+
+// links are those between all POPs of a scenario, one for each direction. A
+// relay asks them for every packet. Safe for concurrent use.
+type links struct {
+	mu      sync.Mutex
+	all     map[[2]int]link
+	rand    *rand.Rand
+	changed chan struct{} // closed, and made anew, when something changes
+}
+
+func newLinks(seed uint64) *links {
+	return &links{all: map[[2]int]link{}, rand: rand.New(rand.NewPCG(seed, 2)), changed: make(chan struct{})}
+}
+
+// change applies f to the link from one POP to another.
+func (l *links) change(from, to int, f func(*link)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	at := l.all[[2]int{from, to}]
+	f(&at)
+	l.all[[2]int{from, to}] = at
+	l.tellLocked()
+}
+
+// heal makes all good ones.
+func (l *links) heal() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	clear(l.all)
+	l.tellLocked()
+}
+
+func (l *links) tellLocked() {
+	close(l.changed)
+	l.changed = make(chan struct{})
+}
+
+// passes says whether a packet arrives, and how much later.
+func (l *links) passes(from, to int) (delay time.Duration, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	at := l.all[[2]int{from, to}]
+	return at.delay, !at.cut && (at.loss == 0 || l.rand.IntN(100) >= at.loss)
+}
+
+// delayOf is the delay alone, for what cannot be lost.
+func (l *links) delayOf(from, to int) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.all[[2]int{from, to}].delay
+}
+
+// open waits until neither direction is cut: a stream whose acknowledgements
+// are lost stands still as well.
+func (l *links) open(ctx context.Context, a, b int) error {
+	for {
+		l.mu.Lock()
+		cut, changed := l.all[[2]int{a, b}].cut || l.all[[2]int{b, a}].cut, l.changed
+		l.mu.Unlock()
+		if !cut {
+			return ctx.Err()
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-changed:
+		}
+	}
+}
+
+// cable brings packets to their end in the order in which they were sent, each
+// when it is due. A router's queue: what does not fit is dropped.
+type cable struct{ queue chan parcel }
+
+type parcel struct {
+	due  time.Time
+	data []byte
+}
+
+const cableQueue = 1024 // packets on their way
+
+func newCable() *cable { return &cable{queue: make(chan parcel, cableQueue)} }
+
+// send takes the packet as its own.
+func (w *cable) send(data []byte, delay time.Duration) {
+	select {
+	case w.queue <- parcel{time.Now().Add(delay), data}:
+	default:
+	}
+}
+
+// run delivers until ctx ends.
+func (w *cable) run(ctx context.Context, deliver func([]byte)) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case p := <-w.queue:
+			if !waitUntil(ctx, p.due) {
+				return
+			}
+			deliver(p.data)
+		}
+	}
+}
+
+// waitUntil is false where ctx ends before.
+func waitUntil(ctx context.Context, due time.Time) bool {
+	left := time.Until(due)
+	if left <= 0 {
+		return ctx.Err() == nil
+	}
+	t := time.NewTimer(left)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
