@@ -31,6 +31,7 @@ var rooms = map[string]room{
 	"geo":                  {pure: true},
 	"mesh":                 {ours: []string{"geo"}, pure: true},
 	"proxy/route":          {ours: []string{"geo", "mesh"}, pure: true},
+	"proxy/route/rights":   {pure: true},
 	"geo/mmdb":             {ours: []string{"geo"}, libraries: []string{"github.com/oschwald/maxminddb-golang/v2"}},
 	"crdt":                 {pure: true},
 	"crdt/sqlite":          {ours: []string{"crdt"}, libraries: []string{"github.com/mattn/go-sqlite3", "modernc.org/sqlite"}},
@@ -47,7 +48,7 @@ var rooms = map[string]room{
 	"internal/exhausted":   {},
 	"internal/mockbackend": {libraries: []string{"golang.org/x/sync"}},
 	"node": {
-		ours:      []string{"api", "config", "crdt", "crdt/sqlite", "geo", "geo/mmdb", "gossip", "gossip/identity", "gossip/membership", "health", "health/checker", "mesh", "proxy", "proxy/route"},
+		ours:      []string{"api", "config", "crdt", "crdt/sqlite", "geo", "geo/mmdb", "gossip", "gossip/identity", "gossip/membership", "health", "health/checker", "mesh", "proxy", "proxy/route", "proxy/route/rights"},
 		libraries: []string{"github.com/rs/zerolog", "golang.org/x/sync", "github.com/prometheus/client_golang"},
 	},
 	"node/lab": {
@@ -57,7 +58,7 @@ var rooms = map[string]room{
 	"cmd/edgeproxy":    {ours: []string{"api", "config", "crdt/sqlite", "mesh", "node", "node/lab", "proxy/route"}, libraries: []string{"*"}},
 	"cmd/mock-backend": {ours: []string{"internal/mockbackend"}},
 	"bench":            {ours: []string{"crdt/sqlite", "internal/mockbackend"}, libraries: []string{"golang.org/x/sync", "golang.org/x/sys"}},
-	"bench/balance":    {ours: []string{"geo", "mesh", "proxy/route"}},
+	"bench/balance":    {ours: []string{"geo", "mesh", "proxy/route", "proxy/route/rights"}},
 	"cluster-tests":    {libraries: []string{"*"}},
 }
 

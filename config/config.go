@@ -55,6 +55,8 @@ type Config struct {
 	ClusterKey    Secret     // base64 of 32 bytes; "": none
 	Insecure      bool       // gossip beyond loopback without a key
 
+	StrictLimits bool // hard limits hold for the whole mesh, exactly
+
 	Drain           time.Duration // 0: cut at once
 	ConnectTimeout  time.Duration // of one attempt
 	ConnectAttempts int           // backends tried for one client, 1 to 10

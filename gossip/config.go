@@ -47,6 +47,10 @@ type Config struct {
 	WholeLoad func() Load
 	TookLoad  func(peer string, l Load)
 
+	// TookNote hears what a peer told this POP alone; it must not block. An error
+	// says that the peer should not have sent it, and ends its stream. It may be nil.
+	TookNote func(peer string, n Note) error
+
 	// Conflict hears that a node id is used by two live nodes. Its own id is
 	// this POP's. Called at every encounter; must not block. It may be nil.
 	Conflict func(Conflict)

@@ -38,6 +38,7 @@ func frameSamples() [][]byte {
 			Verdicts:  map[string]LoadVerdict{"sa-1": {Up: true, For: time.Hour}, "sa-2": {Why: "connection refused", For: MaxLoadFor}},
 			Unchecked: []string{"sa-3"}, Suspects: []string{"sa-2"},
 		}.append),
+		appendFrame(nil, kindNote, Note{Key: "cb", Body: []byte("xyz")}.append),
 		appendFrame(nil, kindBye, byeFrame{code: byeConflict, text: "why"}.append),
 	}
 }
@@ -71,6 +72,8 @@ func decoded(k kind, body []byte) (f any, again []byte, err error) {
 		return reencode(asText, body, func(d string, b []byte) []byte { return append(b, d...) })
 	case kindLoad:
 		return reencode(decodeLoad, body, Load.append)
+	case kindNote:
+		return reencode(decodeNote, body, Note.append)
 	case kindBye:
 		return reencode(decodeBye, body, byeFrame.append)
 	}

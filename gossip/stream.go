@@ -48,6 +48,7 @@ type stream struct {
 	inbox   inbox
 	load    *Load // that waits to be sent; a peer of protocol 1 gets none
 	loadAt  time.Time
+	notes   notes // that wait to be sent
 
 	// Guarded by Mesh.mu.
 	said        crdt.Heads // what the peer knows that we have
@@ -228,6 +229,8 @@ func (s *stream) handle(ctx context.Context, k kind, body []byte) error {
 		return with(decodeKeyring, body, s.m.takeKeyring)
 	case kindLoad:
 		return with(decodeLoad, body, s.tookLoad)
+	case kindNote:
+		return with(decodeNote, body, s.tookNote)
 	case kindBye:
 		return with(decodeBye, body, func(f byeFrame) error { return &byeError{f} })
 	}

@@ -16,9 +16,10 @@ import (
 // Versions of the protocol that this edgeproxy speaks.
 const (
 	protocolMin = 1
-	protocolMax = 2
+	protocolMax = 3
 
 	protocolLoad = 2 // from which on a peer takes kindLoad
+	protocolNote = 3 // and kindNote
 )
 
 // kind is a frame's first byte. A frame is the length of the rest in four
@@ -39,6 +40,7 @@ const (
 	kindKeyring                 // a keyring document
 	kindBye                     // last, and why
 	kindLoad                    // what the sender says of itself now
+	kindNote                    // something that only this peer is told
 )
 
 const (

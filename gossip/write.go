@@ -9,7 +9,7 @@ import (
 	"github.com/edgeproxy/edgeproxy/crdt"
 )
 
-// write sends what is due, in this order: small frames, load, deltas, our heads, a
+// write sends what is due, in this order: small frames, load, notes, deltas, our heads, a
 // pull, and then one frame of work at a time. It ends with ctx or the stream,
 // and with the last words.
 func (s *stream) write(ctx context.Context) error {
@@ -19,7 +19,7 @@ func (s *stream) write(ctx context.Context) error {
 	for ctx.Err() == nil && !s.ended() {
 		now := time.Now()
 		soon := schedule{at: now.Add(s.m.cfg.Ping)}
-		b := s.takeLoad(s.takeControl(now), now)
+		b := s.takeNotes(s.takeLoad(s.takeControl(now), now))
 		if !s.queue.empty() {
 			if at := flushed.Add(s.m.cfg.Flush); at.After(now) {
 				soon.by(at)

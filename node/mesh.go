@@ -45,6 +45,7 @@ type replication struct {
 	picture   *picture
 	router    *route.Router
 	vigil     *vigil
+	ledger    *ledger // nil without strict limits
 	told      route.Reporter
 	clock     func() time.Time // this machine's, as records have it
 	log       zerolog.Logger
@@ -76,7 +77,7 @@ type replication struct {
 func newReplication(ctx context.Context, n *Node) (*replication, error) {
 	cfg, log := n.cfg, n.log.With().Str("component", "mesh").Logger()
 	m := &replication{
-		node: n.life.Node, version: n.opts.Version, via: n.opts.Via, clock: n.opts.Now, cfg: cfg, store: n.store, picture: n.picture, router: n.router, vigil: n.vigil, log: log, base: n.log,
+		node: n.life.Node, version: n.opts.Version, via: n.opts.Via, clock: n.opts.Now, cfg: cfg, store: n.store, picture: n.picture, router: n.router, vigil: n.vigil, ledger: n.ledger, log: log, base: n.log,
 		keyFile: cfg.DBPath + ".keys", pins: newPins(n.store, log), counts: newMeshCounts(), routed: make(chan struct{}), taken: make(chan string, 1), retag: make(chan struct{}, 1),
 	}
 	m.picture.keys = m.pins.read
@@ -103,12 +104,19 @@ func newReplication(ctx context.Context, n *Node) (*replication, error) {
 	if m.front, err = listen(ctx, cfg, "sync_addr", m.bound(cfg.SyncAddr, "sync_addr"), log); err != nil {
 		return nil, err
 	}
+	var tookNote func(string, gossip.Note) error
+	if m.ledger != nil {
+		tookNote = m.ledger.took
+	}
 	m.streams, err = gossip.New(gossip.Config{
 		Node: m.node, Nonce: m.nonce, Credentials: m.creds, Store: m.store, Via: m.via,
 		Keyring: func() []byte { return m.creds.Keyring().Encode() }, MergeKeyring: m.mergeKeys,
 		Admit: m.pins.admit, Applied: m.applied, Conflict: m.nameTaken,
-		WholeLoad: m.wholeLoad, TookLoad: m.tookLoad, Now: m.clock,
+		WholeLoad: m.wholeLoad, TookLoad: m.tookLoad, TookNote: tookNote, Now: m.clock,
 	}, log)
+	if m.ledger != nil && err == nil {
+		m.ledger.mesh, m.ledger.send = m.rightsMesh, m.streams.SendNote
+	}
 	return m, err
 }
 
@@ -155,6 +163,9 @@ func (m *replication) run(ctx context.Context) {
 	g.Go(func() { m.routeFirst(ctx) })
 	g.Go(func() { m.tidy(ctx) })
 	g.Go(func() { m.report(ctx) })
+	if m.ledger != nil {
+		g.Go(func() { m.ledger.run(ctx) })
+	}
 	g.Go(func() { m.pins.run(ctx) })
 	g.Wait()
 }

@@ -41,6 +41,7 @@ var (
 	descEnded    = desc("connections_ended_total", "Client connections ended, by how.", "end")
 	descAccErr   = desc("accept_errors_total", "Errors from accept; each pauses accepting for a moment.")
 	descAccPause = desc("accept_pauses_total", "Pauses because the maximum number of connections was open.")
+	descRights   = desc("right_waits_total", "Connections that waited for a right to a backend, with strict limits.")
 	descConnect  = desc("backend_connect_duration_seconds", "Time that successful connects to backends took.")
 	descBindings = desc("bindings", "Clients bound to a backend, expired ones until the next sweep included.")
 	descProblems = desc("rows_left_out", "Rows of the routing database that make no sense.", "table")
@@ -51,6 +52,7 @@ var (
 	descBConns   = desc("backend_connections", "Connections of this POP to the backend, those being dialed included.", "backend", "app", "region")
 	descBMesh    = desc("backend_mesh_connections", "Connections of all POPs to the backend, those of others as last reported.", "backend", "app", "region")
 	descBUp      = desc("backend_up", "1 if the backend takes new connections.", "backend", "app", "region")
+	descBRights  = desc("backend_rights", "Rights of this POP to connections with the backend, with strict limits; home is the POP that grants them.", "backend", "home")
 	descBPicks   = desc("backend_picks_total", "Times the backend was picked, by tier: 0 client's region, 1 the POP's own, 2 other.", "backend", "tier")
 	descBFail    = desc("backend_connect_failures_total", "Connects to the backend that failed.", "backend")
 	descBEject   = desc("backend_ejections_total", "Times the backend was ejected because connects to it failed.", "backend")
@@ -86,6 +88,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	counter(descAccepted, float64(st.Accepted))
 	counter(descAccErr, float64(st.AcceptErrors))
 	counter(descAccPause, float64(st.AcceptPauses))
+	counter(descRights, float64(st.RightWaits))
 	for how, count := range st.Ended {
 		counter(descEnded, float64(count), how)
 	}
@@ -117,6 +120,9 @@ func (c *collector) backends(gauge, counter func(*prometheus.Desc, float64, ...s
 		gauge(descBConns, float64(s.Connections), s.ID, b.App, string(b.Region))
 		gauge(descBMesh, float64(s.Connections+s.Others), s.ID, b.App, string(b.Region))
 		gauge(descBUp, truth(why == route.Included), s.ID, b.App, string(b.Region))
+		if home, rights := c.n.ledger.home(s.ID); home != "" {
+			gauge(descBRights, float64(rights), s.ID, home)
+		}
 		for tier, picks := range s.Picks {
 			counter(descBPicks, float64(picks), s.ID, strconv.Itoa(tier))
 		}

@@ -65,6 +65,7 @@ type Node struct {
 	affinity *route.Affinity
 	admin    // countries, router, picture and checks; makes the Node an api.POP
 	server   *proxy.Server
+	ledger   *ledger // nil without strict limits
 	front    *net.TCPListener
 	apiFront *net.TCPListener
 	mesh     *replication // nil where the database is read-only
@@ -196,6 +197,9 @@ func (n *Node) start(ctx context.Context) (err error) {
 
 	n.affinity = route.NewAffinity(cfg.BindingTTL, cfg.BindingMax)
 	n.router = route.NewRouter(n.affinity)
+	if cfg.StrictLimits {
+		n.router.Strict()
+	}
 	n.router.Tune(tuning(cfg))
 	check, err := defaultCheck(cfg)
 	if err != nil {
@@ -214,7 +218,15 @@ func (n *Node) start(ctx context.Context) (err error) {
 	if err := n.picture.refresh(ctx); err != nil {
 		return err
 	}
-	n.server = proxy.New(proxy.Config{Settings: settings(cfg), MaxConnections: maxConnections()}, n.router, n.geo,
+	serve := proxy.Config{Settings: settings(cfg), MaxConnections: maxConnections()}
+	if cfg.StrictLimits && n.store.ReadOnly() {
+		return errStrictReadOnly
+	}
+	if cfg.StrictLimits {
+		n.ledger = newLedger(n.life.Node, n.vigil.life, n.router)
+		serve.Rights = n.ledger
+	}
+	n.server = proxy.New(serve, n.router, n.geo,
 		n.log.With().Str("component", "proxy").Logger())
 
 	if n.apiFront, err = listen(ctx, cfg, "api_addr", cfg.APIAddr, n.log); err != nil {

@@ -20,6 +20,7 @@ type Metrics struct {
 	ended        [ends]atomic.Uint64
 	connects     [len(ConnectBounds) + 1]atomic.Uint64 // the last one: longer
 	connectSum   atomic.Int64                          // ns
+	rightWaits   atomic.Uint64
 }
 
 func (m *Metrics) observeConnect(rtt time.Duration) {
@@ -40,6 +41,7 @@ type Stats struct {
 	Ended        map[string]uint64              // by how connections ended
 	Connects     [len(ConnectBounds) + 1]uint64 // connects to backends, by time taken
 	ConnectSum   time.Duration
+	RightWaits   uint64 // connections that waited for a right, with strict limits
 }
 
 // Stats reads the figures, each exact, not all of the same instant.
@@ -51,6 +53,7 @@ func (m *Metrics) Stats() Stats {
 		AcceptPauses: m.acceptPauses.Load(),
 		Ended:        make(map[string]uint64, ends),
 		ConnectSum:   time.Duration(m.connectSum.Load()),
+		RightWaits:   m.rightWaits.Load(),
 	}
 	for e := endClosed; e < ends; e++ {
 		st.Ended[e.String()] = m.ended[e].Load()

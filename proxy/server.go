@@ -83,6 +83,16 @@ type Config struct {
 	// clients cannot take the descriptors that the rest of the process needs.
 	// 0: no bound.
 	MaxConnections int
+	// Rights are waited for where the router lacks one, with strict limits; nil without.
+	Rights Rights
+}
+
+// Rights may bring a right that the router lacks. Safe for concurrent use.
+type Rights interface {
+	// Wait asks for a right to a backend and returns when there may be one, or
+	// it is known that there is none; the error is ctx's. Urgent: the client can
+	// go nowhere else.
+	Wait(ctx context.Context, backend string, urgent bool) error
 }
 
 // Server relays connections. One Server serves any number of listeners.
@@ -91,6 +101,7 @@ type Server struct {
 	settings  atomic.Pointer[Settings]
 	max       int64
 	router    *route.Router
+	rights    Rights
 	geo       Geo
 	log       zerolog.Logger
 	perClient zerolog.Logger // for what every client can cause: a few lines a second, the metrics have the rest
@@ -103,7 +114,7 @@ type Server struct {
 
 // New makes a server that does nothing until Serve.
 func New(cfg Config, router *route.Router, geo Geo, log zerolog.Logger) *Server {
-	s := &Server{max: int64(cfg.MaxConnections), router: router, geo: geo, log: log, killed: make(chan struct{})}
+	s := &Server{max: int64(cfg.MaxConnections), router: router, rights: cfg.Rights, geo: geo, log: log, killed: make(chan struct{})}
 	s.perClient = log.Sample(&zerolog.BurstSampler{Burst: 10, Period: time.Second})
 	s.dialer = net.Dialer{KeepAlive: -1, Control: func(_, _ string, c syscall.RawConn) error { return keepAlive(c) }}
 	s.Configure(cfg.Settings)

@@ -89,7 +89,7 @@ func (s *Server) handle(f *front, conn *net.TCPConn) {
 
 	place := s.geo.Lookup(c.peer.Addr())
 	c.country, c.region = place.Country, place.Region
-	q := route.Query{App: f.app, Client: c.peer.Addr(), Place: place}
+	q := route.Query{App: f.app, Client: c.peer.Addr(), Place: place, Waits: s.rights != nil}
 	if why := c.connectBackend(q, set); why != endOpen {
 		c.refuse(why)
 		return
@@ -129,6 +129,13 @@ func (c *session) connectBackend(q route.Query, set *Settings) end {
 			began = time.Now()
 		}
 		choice := s.router.Pick(q, tried, began, rand.Uint64())
+		if choice.Lacks != "" {
+			choice = c.await(q, choice, tried)
+			began = time.Now()
+		}
+		if choice.Backend == nil && c.front.cut.Err() != nil {
+			return endDrained // it was not waited for
+		}
 		if choice.Backend == nil {
 			break
 		}
@@ -162,6 +169,23 @@ func (c *session) connectBackend(q route.Query, set *Settings) end {
 		return endNoBackend
 	}
 	return endConnectFailed
+}
+
+// rightWait is how long a client waits for rights, in all, before it goes to a
+// farther backend or is refused. A right is a round trip away.
+const rightWait = time.Second
+
+// await picks again whenever there may be a right to what the choice lacked.
+func (c *session) await(q route.Query, choice route.Choice, tried []*route.Slot) route.Choice {
+	s := c.server
+	s.Metrics.rightWaits.Add(1)
+	ctx, cancel := context.WithTimeout(c.front.cut, rightWait)
+	defer cancel()
+	for choice.Lacks != "" {
+		q.Waits = s.rights.Wait(ctx, choice.Lacks, choice.Urgent) == nil
+		choice = s.router.Pick(q, tried, time.Now(), rand.Uint64())
+	}
+	return choice
 }
 
 func (s *Server) dial(ctx context.Context, addr netip.AddrPort, timeout time.Duration) (*net.TCPConn, time.Duration, error) {

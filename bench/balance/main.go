@@ -23,7 +23,7 @@ func main() {
 	first := flag.Uint64("seed", 1, "first seed")
 	only := flag.String("only", "", "run only the scenarios whose name contains this")
 	flag.Parse()
-	fmt.Printf("%-52s %9s %9s %7s %7s %9s %9s  %s\n", "scenario", "imbalance", "target", "peak %", "out %", "refused %", "returned", "")
+	fmt.Printf("%-52s %9s %9s %7s %7s %9s %9s %9s  %s\n", "scenario", "imbalance", "target", "peak %", "out %", "refused %", "returned", "delayed %", "")
 	missed := false
 	for _, sc := range scenarios {
 		if !strings.Contains(sc.name, *only) {
@@ -32,8 +32,8 @@ func main() {
 		r := runAll(sc, *first, *seeds)
 		why := r.missed(sc)
 		missed = missed || why != ""
-		fmt.Printf("%-52s %9.3f %9.3f %7.1f %7.2f %9.2f %9.2f  %s\n", sc.name, r.imbalance, sc.target.imbalance,
-			100*r.peak, 100*r.outside, 100*r.refused, r.returned, why)
+		fmt.Printf("%-52s %9.3f %9.3f %7.1f %7.2f %9.2f %9.2f %9.2f  %s\n", sc.name, r.imbalance, sc.target.imbalance,
+			100*r.peak, 100*r.outside, 100*r.refused, r.returned, 100*r.delayed, why)
 	}
 	if missed {
 		os.Exit(1)
@@ -61,6 +61,7 @@ func runAll(sc scenario, first uint64, seeds int) result {
 		sum.refused += r.refused / n
 		sum.refusedWithRoom += r.refusedWithRoom / n
 		sum.returned += r.returned / n
+		sum.delayed += r.delayed / n
 		sum.peak = max(sum.peak, r.peak)
 	}
 	return sum

@@ -19,6 +19,7 @@ type scenario struct {
 	backendDies      bool    // backend 0, from 25 to 45 s
 	popDies          bool    // POP 0, from 25 to 45 s
 	sticky           bool    // half of the connections
+	strict           bool    // limits, by rights
 	target           result
 }
 
@@ -30,6 +31,7 @@ type result struct {
 	refused         float64 // of the connections
 	refusedWithRoom float64 // though there was room somewhere
 	returned        float64 // load of the backend that came back, by the mean
+	delayed         float64 // of the connections, by the wait for a right
 }
 
 const unbounded = 1e9
@@ -37,7 +39,7 @@ const unbounded = 1e9
 func base(name string, staleness time.Duration, imbalance float64) scenario {
 	return scenario{
 		name: name, pops: 20, backends: 50, load: 0.8, staleness: staleness, warmUp: 20 * time.Second, measured: 60 * time.Second,
-		target: result{imbalance: imbalance, peak: unbounded, outside: unbounded, refused: 0, refusedWithRoom: 0, returned: unbounded},
+		target: result{imbalance: imbalance, peak: unbounded, outside: unbounded, refused: 0, refusedWithRoom: 0, returned: unbounded, delayed: 0},
 	}
 }
 
@@ -61,6 +63,10 @@ var scenarios = func() []scenario {
 	add("S=1 rho 0.2, region 0 x10: must spill", 1.170, func(s *scenario) {
 		s.load, s.surge = 0.2, 10
 		s.target.peak, s.target.outside = 0.10, 0.07
+	})
+	add("S=1 rho 0.2, region 0 x10, strict limits", 1.220, func(s *scenario) {
+		s.load, s.surge, s.strict = 0.2, 10, true
+		s.target.peak, s.target.outside, s.target.delayed = 0, 0.07, 0.08
 	})
 	add("S=1 rho 1.3: above hard", 1.065, func(s *scenario) {
 		s.load = 1.3
@@ -89,5 +95,6 @@ func (r result) missed(sc scenario) string {
 	check("refused", r.refused, sc.target.refused)
 	check("refused with room", r.refusedWithRoom, sc.target.refusedWithRoom)
 	check("returned", r.returned, sc.target.returned)
+	check("delayed", r.delayed, sc.target.delayed)
 	return strings.Join(why, ", ")
 }

@@ -45,10 +45,10 @@ type world struct {
 	events  events
 	back    time.Time // when backend 0 came back
 
-	opened, refused, refusedWithRoom, outside float64
-	peak                                      float64
-	samples                                   []float64
-	returned                                  []float64
+	opened, refused, refusedWithRoom, outside, delayed float64
+	peak                                               float64
+	samples                                            []float64
+	returned                                           []float64
 }
 
 type pop struct {
@@ -58,6 +58,7 @@ type pop struct {
 	life    uint64
 	dead    bool
 	waiting map[*connection]bool
+	strict  *strict // nil: limits are not
 }
 
 type connection struct {
@@ -103,6 +104,9 @@ func (w *world) after(d time.Duration, do func()) {
 // run plays the scenario once.
 func run(sc scenario, seed uint64) result {
 	w := newWorld(sc, seed)
+	if sc.strict {
+		w.settleRights()
+	}
 	for range w.offered() {
 		r := w.regions[w.rng.IntN(len(w.regions))]
 		w.arrive(r, w.rest())
@@ -110,15 +114,20 @@ func run(sc scenario, seed uint64) result {
 	end := start.Add(sc.warmUp + sc.measured)
 	for w.now.Before(end) {
 		w.now = w.now.Add(tick)
-		for len(w.events.list) > 0 && !w.events.list[0].at.After(w.now) {
-			heap.Pop(&w.events).(event).do()
-		}
+		w.happen()
 		w.arrivals()
 		if w.measuring() && w.now.Sub(start)%(100*time.Millisecond) == 0 {
 			w.sample()
 		}
 	}
 	return w.result()
+}
+
+// happen has all events happen that are due.
+func (w *world) happen() {
+	for len(w.events.list) > 0 && !w.events.list[0].at.After(w.now) {
+		heap.Pop(&w.events).(event).do()
+	}
 }
 
 func newWorld(sc scenario, seed uint64) *world {
@@ -173,6 +182,10 @@ func (w *world) born(p *pop) {
 	p.life++
 	p.router = route.NewRouter(route.NewAffinity(10*time.Minute, 0))
 	p.waiting = map[*connection]bool{}
+	if w.strict {
+		p.router.Strict()
+		w.bornStrict(p)
+	}
 	p.router.Update(w.snapshot(p), w.now)
 }
 
@@ -239,11 +252,19 @@ func poisson(rng *rand.Rand, mean float64) (n int) {
 func (w *world) arrive(r geo.Region, lasts time.Duration) {
 	p := w.reach(r)
 	q := route.Query{Place: geo.Place{Country: "XX", Region: r}, Client: w.client()}
-	choice := p.router.Pick(q, nil, w.now, w.rng.Uint64())
-	count := w.measuring()
-	if count {
+	if w.measuring() {
 		w.opened++
 	}
+	if !w.strict {
+		w.serve(p, q, p.router.Pick(q, nil, w.now, w.rng.Uint64()), lasts)
+		return
+	}
+	w.pick(p, &client{q: q, lasts: lasts, until: w.now.Add(patience)})
+}
+
+// serve opens the connection that was chosen.
+func (w *world) serve(p *pop, q route.Query, choice route.Choice, lasts time.Duration) {
+	count, r := w.measuring(), q.Place.Region
 	if choice.Backend == nil {
 		if count {
 			w.refused++
@@ -374,7 +395,7 @@ func (w *world) result() result {
 	slices.Sort(w.samples)
 	r := result{
 		imbalance: w.samples[len(w.samples)*99/100], peak: max(0, w.peak), outside: w.outside / w.opened,
-		refused: w.refused / w.opened, refusedWithRoom: w.refusedWithRoom / w.opened,
+		refused: w.refused / w.opened, refusedWithRoom: w.refusedWithRoom / w.opened, delayed: w.delayed / w.opened,
 	}
 	if len(w.returned) > 0 {
 		slices.Sort(w.returned)

@@ -126,6 +126,9 @@ func (r *Router) Explain(q Query, now time.Time, random uint64) Explanation {
 		s.greedy, s.desperate = true, true
 		target, tier = t.pick(q, &s)
 	}
+	if target == nil { // a client would wait for a right, and get one or the next best
+		target, tier = s.wanting(t, q)
+	}
 	if target != nil {
 		e.Chosen, e.Reason = target.Backend.ID, tierReasons[tier]
 	}

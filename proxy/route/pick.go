@@ -101,7 +101,7 @@ func (t *Table) pick(q Query, s *step) (*Target, int) {
 		if !s.dry {
 			g.demand.tried.Add(1)
 		}
-		if target := g.plan.choose(s, left == 0); target != nil {
+		if target := g.plan.choose(s, left == 0); target != nil || q.Waits && s.offered.target != nil {
 			return target, tier
 		}
 	}
@@ -135,8 +135,8 @@ func (t *Table) pick(q Query, s *step) (*Target, int) {
 			})
 		}
 		left -= n
-		if target := plan.choose(s, left == 0); target != nil {
-			if !s.dry {
+		if target := plan.choose(s, left == 0); target != nil || q.Waits && s.offered.target != nil {
+			if !s.dry && target != nil {
 				target.demand.tried.Add(1)
 			}
 			return target, 2

@@ -72,6 +72,9 @@ type step struct {
 	desperate bool    // take ejected ones too
 	tryFrom   int64   // of the pool
 	e         float64 // balance.stay
+
+	waits           bool    // Query.Waits
+	offered, lacked lacking // with strict limits: what would be taken with a right
 }
 
 // uniform is the next random number in [0, 1).
@@ -91,7 +94,9 @@ func (p *plan) choose(s *step, last bool) *Target {
 		p.prepareLocked(s)
 		s.mu.Unlock()
 	}
-	if a, known := p.admit.Load(), p.known.Load(); a < 1 && known >= nearFull && !(last && known < 0.9) && s.chance > a {
+	// With strict limits nobody need be held back by an estimate in the end.
+	if a, known := p.admit.Load(), p.known.Load(); a < 1 && known >= nearFull && !(s.greedy && s.slots.strict) &&
+		!(last && known < 0.9) && s.chance > a {
 		return nil
 	}
 	if p.arrivals.Load() < 1 {
@@ -103,6 +108,9 @@ func (p *plan) choose(s *step, last bool) *Target {
 		p.prepareLocked(s)
 		s.mu.Unlock()
 		i, over = p.due(s)
+	}
+	if i < 0 && s.waits && s.offered.within {
+		return nil // a right to one that has some left is worth the wait
 	}
 	if i < 0 {
 		i = over
@@ -135,7 +143,7 @@ func (p *plan) least(s *step) *Target {
 			at = 0
 		}
 		own := t.Slot.own.Load()
-		if isGone(own) || own >= t.limit(s.e) || s.barred(t.Slot) {
+		if isGone(own) || own >= t.limit(s.e) && !t.strict || s.barred(t.Slot) || t.strict && s.lacks(t, own, true) {
 			continue
 		}
 		// Divided, not multiplied by an inverse: so equal shares of different
@@ -179,15 +187,18 @@ func (p *plan) due(s *step) (int, int) {
 		}
 		t, seat := &p.targets[j], &p.seats[j]
 		own := t.Slot.own.Load()
-		if isGone(own) || own >= t.limit(s.e) || s.barred(t.Slot) || wasTried(t.Slot, s.tried) {
+		if isGone(own) || own >= t.limit(s.e) && !t.strict || s.barred(t.Slot) || wasTried(t.Slot, s.tried) {
 			continue
 		}
 		m := min(seat.quota.Load(), seat.room.Load()-float64(own))
+		if t.strict && s.lacks(t, own, m > 0) {
+			continue
+		}
 		s.random = mix(s.random)
 		used := seat.recent.Load() + float64(t.Slot.opens.Load()-seat.opens.Load())
 		if m <= 0 {
 			// The others, whose reports are older than these, have gone on too.
-			if t.hard > 0 && !s.greedy && float64(own)+s.e*float64(t.Slot.others.Load())+used*p.unheard.Load() >= float64(t.bound) {
+			if t.hard > 0 && !t.strict && !s.greedy && float64(own)+s.e*float64(t.Slot.others.Load())+used*p.unheard.Load() >= float64(t.bound) {
 				continue
 			}
 			if key := (used - m) / t.capacity; key < overKey {

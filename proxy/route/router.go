@@ -15,6 +15,7 @@ type Query struct {
 	App    string     // empty: any backend serves
 	Client netip.Addr // for affinity
 	Place  geo.Place  // of the client; zero where unknown
+	Waits  bool       // with strict limits: for a right, rather than go farther away
 }
 
 // Choice is a backend on which a place was taken. Backend is nil when there
@@ -24,6 +25,8 @@ type Choice struct {
 	Slot    *Slot
 	Tier    int
 	Reason  Reason
+	Lacks   string // with strict limits: what would be chosen, had this POP a right to it
+	Urgent  bool   // and there is nothing else to choose
 }
 
 // Router picks backends from the newest snapshot. Safe for concurrent use;
@@ -96,6 +99,7 @@ func (r *Router) Bindings() int { return r.bindings.Len() }
 func (r *Router) Pick(q Query, tried []*Slot, now time.Time, random uint64) Choice {
 	t := r.table.Load()
 	s := r.step(tried, now, random)
+	s.waits = q.Waits
 	if len(tried) == 0 {
 		if target := t.bound(r.bindings, q, &s); target != nil && target.Reserve(s.e) {
 			tier, _ := t.regionScore(q.Place, target.Backend.Region, t.Snapshot.Positions[target.Backend.Region])
@@ -107,6 +111,9 @@ func (r *Router) Pick(q Query, tried []*Slot, now time.Time, random uint64) Choi
 	for {
 		target, tier := t.pick(q, &s)
 		if target == nil {
+			if q.Waits && s.offered.target != nil {
+				return s.lack(q)
+			}
 			if newer := r.table.Load(); newer != t {
 				t = newer // in which there may be one
 				continue
@@ -119,7 +126,7 @@ func (r *Router) Pick(q Query, tried []*Slot, now time.Time, random uint64) Choi
 				s.desperate = true // better one that may have failed than none
 				continue
 			}
-			return Choice{Reason: ReasonNone}
+			return s.lack(q)
 		}
 		if target.Reserve(s.e) {
 			return t.taken(target, tier, tierReasons[tier])
@@ -157,7 +164,8 @@ func (t *Table) bound(bindings Bindings, q Query, s *step) *Target {
 		return nil
 	}
 	s.tryFrom = t.pool(q.App).tryFrom.Load()
-	if target.Slot.Connections() >= target.limit(s.e) || s.barred(target.Slot) {
+	own := target.Slot.Connections()
+	if own >= target.limit(s.e) && !target.strict || s.barred(target.Slot) || target.strict && s.lacks(target, own, true) {
 		return nil
 	}
 	return target

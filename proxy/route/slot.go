@@ -35,6 +35,9 @@ type Slot struct {
 	bytesIn  atomic.Uint64
 	bytesOut atomic.Uint64
 
+	strict bool // connections need rights, as kept in:
+	rights rightsOf
+
 	ejections atomic.Uint64
 	times     int       // ejections that followed each other; guarded by Router.ejecting
 	last      time.Time // when the last one ends; the same
@@ -86,6 +89,9 @@ func (s *Slot) Release(held time.Duration) {
 	s.faded.Add(int64(fixed * fresh))
 	s.departed.Add(int64(fixed * (1 - fresh)))
 	s.own.Add(-1)
+	if s.strict {
+		s.rights.release()
+	}
 }
 
 // Connected records a successful connect that took rtt.
@@ -142,6 +148,7 @@ func (s *Slot) Stats() SlotStats {
 // by any number of goroutines.
 type Slots struct {
 	window *number // for every slot
+	strict bool    // likewise
 
 	mu   sync.Mutex
 	byID map[string]*Slot
@@ -157,7 +164,7 @@ func (s *Slots) Get(id string) *Slot {
 	}
 	slot := s.byID[id]
 	if slot == nil {
-		slot = &Slot{ID: id, window: s.window}
+		slot = &Slot{ID: id, window: s.window, strict: s.strict}
 		s.byID[id] = slot
 		s.all = append(s.all, slot)
 	}

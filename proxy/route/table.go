@@ -21,6 +21,7 @@ type Target struct {
 	capacity float64 // soft_limit·weight
 	hard     int64   // hard_limit, 0 none
 	bound    int64   // the same less the margin, for the sum over all POPs
+	strict   bool    // a connection needs a right
 }
 
 const unlimited = math.MaxInt64
@@ -28,7 +29,12 @@ const unlimited = math.MaxInt64
 // Reserve takes one connection's place on the backend and says whether there
 // was one. The place is given back with Slot.Release, exactly once. Of the
 // connections that the others reported, e are taken to be there still.
-func (t *Target) Reserve(e float64) bool { return t.Slot.reserve(t.limit(e)) }
+func (t *Target) Reserve(e float64) bool {
+	if t.Slot.strict {
+		return t.Slot.reserveRight(t.hard > 0)
+	}
+	return t.Slot.reserve(t.limit(e))
+}
 
 // limit is how many connections this POP may have, beside those that the
 // others are taken to have now.
@@ -106,7 +112,7 @@ func newTable(snap *mesh.Snapshot, load *balance, margin float64) *Table {
 		if !b.Routable() {
 			continue
 		}
-		target := Target{Backend: b, Slot: load.slots.Get(b.ID), capacity: b.Capacity(), hard: b.HardLimit, bound: b.HardLimit - int64(margin*float64(b.HardLimit))}
+		target := Target{Backend: b, Slot: load.slots.Get(b.ID), capacity: b.Capacity(), hard: b.HardLimit, bound: b.HardLimit - int64(margin*float64(b.HardLimit)), strict: load.slots.strict && b.HardLimit > 0}
 		t.byID[b.ID] = &target
 		t.every.add(target, "", snap, load)
 		if b.App != "" && t.apps[b.App] == nil {
