@@ -39,10 +39,17 @@ func (p Patch) Columns() (backend, options map[string]any, err error) {
 }
 
 // NewBackend adds to the columns of a new row what is not set: the documented
-// defaults, written out so that the row says what holds. Options that an older
-// row of the same id left behind, such as draining, do not hold for the new one.
-func NewBackend(set, options map[string]any) (all, allOptions map[string]any) {
+// defaults, written out so that the row says what holds, but for limits that the
+// app's service says. Options that an older row of the same id left behind, such
+// as draining, do not hold for the new one.
+func NewBackend(set, options map[string]any, service mesh.Service) (all, allOptions map[string]any) {
 	all = map[string]any{"app": "", "healthy": int64(1), "weight": int64(1), "soft_limit": int64(100), "hard_limit": int64(0), "deleted": int64(0)}
+	if service.SoftLimit > 0 {
+		all["soft_limit"] = nil
+	}
+	if service.HardLimit > 0 {
+		all["hard_limit"] = nil
+	}
 	maps.Copy(all, set)
 	allOptions = map[string]any{"draining": int64(0), "country": nil, "health_check": nil}
 	maps.Copy(allOptions, options)

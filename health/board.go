@@ -66,8 +66,6 @@ func (b *Board) Learn(r Report, now time.Time) (changed []string) {
 	}
 	v := b.pops[r.POP]
 	switch {
-	case now.Sub(r.At) > Lease:
-		return nil
 	case v != nil && (r.Incarnation < v.incarnation || r.Incarnation == v.incarnation && r.Seq <= v.seq):
 		return nil
 	case v != nil && r.Incarnation > v.incarnation:
@@ -78,7 +76,11 @@ func (b *Board) Learn(r Report, now time.Time) (changed []string) {
 		b.pops[r.POP] = v
 	}
 	v.seq, v.at = r.Seq, r.At
-	if v.silent {
+	late := now.Sub(r.At) > Lease // what it says is kept for when its next word comes
+	if late {
+		changed = append(changed, b.silence(r.POP, v)...)
+	}
+	if v.silent && !late {
 		v.silent = false
 		for id, verdict := range v.backends {
 			b.show(id, verdict)
@@ -97,8 +99,10 @@ func (b *Board) Learn(r Report, now time.Time) (changed []string) {
 		_, again := r.Verdicts[id]
 		if _, had := v.backends[id]; had && !again {
 			delete(v.backends, id)
-			b.hide(id, r.POP)
-			changed = append(changed, id)
+			if !v.silent {
+				b.hide(id, r.POP)
+				changed = append(changed, id)
+			}
 		}
 	}
 	for id, verdict := range r.Verdicts {
@@ -128,8 +132,10 @@ func (b *Board) put(v *voice, pop, id string, verdict Verdict, now time.Time) bo
 		verdict.Since = old.Since
 	}
 	v.backends[id] = verdict
-	b.show(id, verdict)
-	return true
+	if !v.silent {
+		b.show(id, verdict)
+	}
+	return !v.silent
 }
 
 func (b *Board) show(id string, verdict Verdict) {

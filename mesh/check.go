@@ -39,7 +39,7 @@ var DefaultCheck = Check{Kind: CheckTCP, Interval: 5 * time.Second, Timeout: 2 *
 
 // Bounds of a check that anybody may write into a row.
 const (
-	minInterval, maxInterval = 100 * time.Millisecond, time.Hour
+	minInterval, maxInterval = 200 * time.Millisecond, time.Hour
 	minTimeout, maxTimeout   = 10 * time.Millisecond, time.Minute
 	maxCount                 = 100
 	maxCheck                 = 1024 // bytes of the whole text

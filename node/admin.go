@@ -110,7 +110,11 @@ func (a *admin) put(ctx context.Context, id string, set api.Patch, create bool, 
 			return err
 		}
 		if create {
-			columns, options = api.NewBackend(columns, options)
+			service, err := serviceOf(tx, columns["app"])
+			if err != nil {
+				return err
+			}
+			columns, options = api.NewBackend(columns, options, service)
 			row = make([]any, len(sqlite.Backends.Columns))
 		}
 		if err := check(id, row, columns, options); err != nil {

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/edgeproxy/edgeproxy/api"
 	"github.com/edgeproxy/edgeproxy/config"
@@ -84,6 +85,10 @@ type life struct {
 	made bool        // the name was made up here, now or at an earlier start
 	kept bool        // the file held it
 	over atomic.Bool // renewed: nothing is kept under this name any more
+
+	// incarnation is this process's number, greater than that of any before it,
+	// also where the clock was set back: others believe the greatest.
+	incarnation uint64
 }
 
 // lifeFile is the content of <db>.node.
@@ -94,6 +99,8 @@ type lifeFile struct {
 	Nonce string `json:"nonce,omitempty"`
 	Clean bool   `json:"clean,omitempty"`
 	Dirty bool   `json:"dirty,omitempty"`
+
+	Incarnation uint64 `json:"incarnation,omitempty"`
 }
 
 // openLife finds the name of this POP: the one asked for, else the one kept
@@ -112,6 +119,7 @@ func openLife(cfg *config.Config) (*life, error) {
 	}
 	l.Life = sqlite.Life{Node: f.Node, Epoch: f.Epoch, Nonce: f.Nonce, Clean: f.Clean, Dirty: f.Dirty}
 	l.made = f.Made
+	l.incarnation = max(uint64(time.Now().UnixNano()), f.Incarnation+1)
 	switch {
 	case cfg.NodeID != "":
 		l.kept = l.kept && f.Node == cfg.NodeID && !f.Made
@@ -128,9 +136,10 @@ func newName(region string) string {
 	return region + "-" + hex.EncodeToString(random[:])
 }
 
-// keep writes the name where it is not kept yet.
-func (l *life) keep() error {
-	if l.kept {
+// keep writes the name and the number of this start; beside a read-only
+// database only a name that is not kept yet.
+func (l *life) keep(readOnly bool) error {
+	if l.kept && readOnly {
 		return nil
 	}
 	return l.save(l.Life)
@@ -141,7 +150,7 @@ func (l *life) save(next sqlite.Life) error {
 	if l.over.Load() {
 		return nil
 	}
-	return writeJSON(l.path, lifeFile{Node: next.Node, Made: l.made, Epoch: next.Epoch, Nonce: next.Nonce, Clean: next.Clean, Dirty: next.Dirty})
+	return writeJSON(l.path, lifeFile{Node: next.Node, Made: l.made, Epoch: next.Epoch, Nonce: next.Nonce, Clean: next.Clean, Dirty: next.Dirty, Incarnation: l.incarnation})
 }
 
 // renew forgets a name that was made up and turned out to be another's: this

@@ -46,9 +46,9 @@ type vigil struct {
 	of       *mesh.Snapshot            // that was shared
 }
 
-func newVigil(self mesh.POP, fallback mesh.Check, router *route.Router, log zerolog.Logger) *vigil {
+func newVigil(self mesh.POP, incarnation uint64, fallback mesh.Check, router *route.Router, log zerolog.Logger) *vigil {
 	return &vigil{
-		self: self, life: uint64(time.Now().UnixNano()), router: router, fallback: fallback,
+		self: self, life: incarnation, router: router, fallback: fallback,
 		checker: checker.New(checker.Config{}, log.With().Str("component", "health").Logger()),
 		poked:   make(chan struct{}, 1), board: health.NewBoard(), named: map[string]bool{}, suspects: map[string]bool{},
 	}
@@ -90,7 +90,7 @@ func (v *vigil) run(ctx context.Context) {
 		v.share(now)
 		changed := v.listen(checked, now)
 		if anew {
-			changed = v.judged() // the router may have forgotten them meanwhile
+			changed = append(v.judged(), v.router.Down()...) // the router may have forgotten some meanwhile
 		}
 		v.judge(changed, now)
 	}
@@ -210,10 +210,10 @@ func (v *vigil) judge(ids []string, now time.Time) {
 		return
 	}
 	v.mu.Lock()
+	defer v.mu.Unlock() // not before the router knows it: a later verdict must not be overtaken
 	list := make([]route.Judgement, len(ids))
 	for i, id := range ids {
 		list[i] = route.Judgement{Backend: id, Down: v.board.Down(id)}
 	}
-	v.mu.Unlock()
 	v.router.Judge(list, now)
 }

@@ -206,7 +206,7 @@ func (n *Node) start(ctx context.Context) (err error) {
 		return err
 	}
 	here := self(cfg, n.life.Node)
-	n.vigil = newVigil(here, check, n.router, n.log)
+	n.vigil = newVigil(here, n.life.incarnation, check, n.router, n.log)
 	n.picture = &picture{
 		poked: make(chan struct{}, 1), store: n.store, self: here, positions: positions(cfg),
 		publish: func(snap *mesh.Snapshot, now time.Time) {
@@ -264,7 +264,7 @@ func (n *Node) keepBeside(cfg *config.Config, unlocked error) error {
 	if unlocked == nil {
 		errs = append(errs, n.lock.sign(n.life.Node))
 	}
-	err := errors.Join(append(errs, n.life.keep())...)
+	err := errors.Join(append(errs, n.life.keep(n.store.ReadOnly()))...)
 	if err != nil && n.store.ReadOnly() {
 		n.log.Warn().Err(err).Msg("nothing can be kept beside a read-only database: no lock, a new name at every start")
 		return nil

@@ -77,3 +77,14 @@ func (a *admin) DeleteService(ctx context.Context, app string) error {
 		return err
 	})
 }
+
+// serviceOf is what the row of an app says, as much of it as makes sense.
+func serviceOf(tx *sqlite.Tx, app any) (mesh.Service, error) {
+	name, _ := app.(string)
+	row, found, err := tx.Get(sqlite.Services, name)
+	if err != nil || !found {
+		return mesh.Service{}, err
+	}
+	s, _ := mesh.ParseService(row)
+	return s, nil
+}

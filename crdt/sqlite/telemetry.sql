@@ -31,12 +31,13 @@ SELECT b.id, b.app, b.region, b.wg_ip, b.port,
     COALESCE(b.healthy, 1) <> 0 AND (h.backend IS NULL OR h.up > 0) AS healthy, -- by the operator and by the checks
     COALESCE(h.up, 0) AS checks_up, COALESCE(h.down, 0) AS checks_down,
     COALESCE(o.draining, 0) <> 0 AS draining, COALESCE(b.deleted, 0) <> 0 AS deleted,
-    b.weight, b.soft_limit, b.hard_limit,
+    b.weight, COALESCE(b.soft_limit, s.soft_limit) AS soft_limit, COALESCE(b.hard_limit, s.hard_limit) AS hard_limit,
     COALESCE(l.connections, 0) AS connections, COALESCE(l.own, 0) AS own, -- own: of the POP whose file this is
-    CASE WHEN CAST(b.hard_limit AS INTEGER) > 0
-        THEN CAST(b.hard_limit AS INTEGER) - COALESCE(l.connections, 0) END AS headroom -- NULL: unlimited
+    CASE WHEN CAST(COALESCE(b.hard_limit, s.hard_limit) AS INTEGER) > 0
+        THEN CAST(COALESCE(b.hard_limit, s.hard_limit) AS INTEGER) - COALESCE(l.connections, 0) END AS headroom -- NULL: unlimited
 FROM backends AS b
 LEFT JOIN backend_options AS o ON o.id = b.id
+LEFT JOIN services AS s ON s.app = b.app
 LEFT JOIN (SELECT backend, SUM(connections) AS connections,
         SUM(CASE WHEN pop IN (SELECT node FROM pops WHERE self) THEN connections END) AS own
     FROM backend_load GROUP BY backend) AS l ON l.backend = b.id

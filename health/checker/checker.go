@@ -10,7 +10,8 @@
 // A check is bounded in time and in what it reads: redirects are not followed,
 // bodies not read. What fails for a lack of this machine's own (descriptors,
 // ports) says nothing of the backend. Checks run side by side, so many at once
-// at most; none begins while the one before it runs.
+// at most, and those of backends that are ill hold up none of the others; none
+// begins while the one before it runs.
 package checker
 
 import (
@@ -31,7 +32,9 @@ import (
 )
 
 const (
-	atOnce = 64
+	// atOnce is how many checks run at a time of backends that are well, and as
+	// many of others: those that hang hold up nobody who does not.
+	atOnce = 128
 	// apart is the least time between two checks of a backend, whoever suspects it.
 	apart = 200 * time.Millisecond
 	// spread is how long the first checks of many backends take to begin.
@@ -66,8 +69,14 @@ type Checker struct {
 
 	mu       sync.Mutex
 	backends map[string]*backend
-	queue    queue // those of which no check runs
-	running  int
+	well     lane // up, or not known yet
+	ill      lane // down, or about to be
+}
+
+// lane is backends that wait for their turn.
+type lane struct {
+	queue   queue
+	running int
 }
 
 // backend is one that is checked.
@@ -76,8 +85,9 @@ type backend struct {
 	state health.State
 	due   time.Time
 	began time.Time // of the last check
-	place int       // in the queue; -1: its check runs
-	gone  bool      // not to be checked any more
+	lane  *lane
+	place int  // in its queue; -1: its check runs
+	gone  bool // not to be checked any more
 }
 
 // New makes a Checker that does nothing until Run.
@@ -129,7 +139,7 @@ func (c *Checker) Assign(targets []Target) {
 		}
 		b := &backend{Target: t, state: t.Start, due: now.Add(rand.N(min(t.Check.Interval, spread)))}
 		c.backends[t.ID] = b
-		heap.Push(&c.queue, b)
+		c.waitLocked(b)
 	}
 	for id, b := range c.backends {
 		if !stay[id] {
@@ -145,8 +155,17 @@ func (c *Checker) Assign(targets []Target) {
 func (c *Checker) dropLocked(b *backend) {
 	b.gone = true
 	if b.place >= 0 {
-		heap.Remove(&c.queue, b.place)
+		heap.Remove(&b.lane.queue, b.place)
 	}
+}
+
+// waitLocked puts the backend where it waits for its next check.
+func (c *Checker) waitLocked(b *backend) {
+	b.lane = &c.well
+	if b.state.Against > 0 && b.state.Up || b.state.Known && !b.state.Up {
+		b.lane = &c.ill
+	}
+	heap.Push(&b.lane.queue, b)
 }
 
 // Suspect has backends that are not known to be down checked at once.
@@ -159,7 +178,7 @@ func (c *Checker) Suspect(ids []string) {
 		}
 		if at := b.began.Add(apart); b.place >= 0 && at.Before(b.due) {
 			b.due = at
-			heap.Fix(&c.queue, b.place)
+			heap.Fix(&b.lane.queue, b.place)
 		}
 	}
 	c.mu.Unlock()
@@ -188,14 +207,18 @@ func (c *Checker) begin(ctx context.Context) time.Duration {
 	now := time.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for len(c.queue) > 0 && c.running < atOnce {
-		b := c.queue[0]
+	return min(c.beginLocked(ctx, &c.well, now), c.beginLocked(ctx, &c.ill, now))
+}
+
+func (c *Checker) beginLocked(ctx context.Context, l *lane, now time.Time) time.Duration {
+	for len(l.queue) > 0 && l.running < atOnce {
+		b := l.queue[0]
 		if wait := b.due.Sub(now); wait > 0 {
 			return wait
 		}
-		heap.Pop(&c.queue)
+		heap.Pop(&l.queue)
 		b.began = now
-		c.running++
+		l.running++
 		c.checks.Go(func() {
 			err := c.ask(ctx, b.Target)
 			c.done(b, err, ctx.Err() != nil || exhausted.Is(err))
@@ -208,7 +231,7 @@ func (c *Checker) begin(ctx context.Context) time.Duration {
 func (c *Checker) done(b *backend, err error, void bool) {
 	now := time.Now()
 	c.mu.Lock()
-	c.running--
+	b.lane.running--
 	was := b.state
 	if !void {
 		r := health.Result{OK: err == nil, At: now}
@@ -224,7 +247,7 @@ func (c *Checker) done(b *backend, err error, void bool) {
 		if b.due.Before(now) {
 			b.due = now
 		}
-		heap.Push(&c.queue, b)
+		c.waitLocked(b)
 	}
 	state, gone := b.state, b.gone
 	c.mu.Unlock()

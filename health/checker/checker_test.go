@@ -221,8 +221,33 @@ func TestManyThatHang(t *testing.T) {
 		if up != 200 || len(c.States()) != 300 {
 			t.Errorf("%d of %d are up, want 200 of 300", up, len(c.States()))
 		}
-		if n.most > atOnce {
+		if n.most > 2*atOnce {
 			t.Errorf("%d checks at once", n.most)
+		}
+	})
+}
+
+// TestHangingBackendsHoldUpNobody: a row with a check that takes a minute, on
+// as many backends as one likes, and a backend of another app beside them.
+func TestHangingBackendsHoldUpNobody(t *testing.T) {
+	during(t, func(c *Checker, n *network) {
+		slow := mesh.DefaultCheck
+		slow.Interval, slow.Timeout = 200*time.Millisecond, time.Minute
+		var all []Target
+		for i := range 400 {
+			b := target(i)
+			b.Check = slow
+			n.set(b.Addr.String(), errHang)
+			all = append(all, b)
+		}
+		good := target(1000)
+		good.Check.Interval = time.Second
+		c.Assign(append(all, good))
+		time.Sleep(10 * time.Minute) // until all are known to be down
+		before := n.count(good.Addr.String())
+		time.Sleep(10 * time.Second)
+		if got := n.count(good.Addr.String()) - before; got < 9 {
+			t.Errorf("%d checks in 10 s of a backend to be checked each second", got)
 		}
 	})
 }

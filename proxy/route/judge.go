@@ -44,6 +44,17 @@ func (r *Router) Judge(list []Judgement, now time.Time) {
 	}
 }
 
+// Down are the backends that get nothing because of what checks say.
+func (r *Router) Down() []string {
+	var ids []string
+	for _, s := range r.Slots.list() {
+		if s.down.Load() != 0 {
+			ids = append(ids, s.ID)
+		}
+	}
+	return ids
+}
+
 // panic finds out for every app whether so many of its backends look dead that
 // it may not be the backends.
 func (t *Table) panic(byDefault int64) {

@@ -26,7 +26,8 @@ type plan struct {
 	targets []Target
 	seats   []seat // of the same index
 	demands []*demand
-	usable  []int // indices of targets; guarded by balance.mu
+	usable  []int  // indices of targets; guarded by balance.mu
+	bowls   []bowl // of the usable ones; likewise
 
 	gen      atomic.Int64 // balance.gen for which it holds
 	arrivals number       // N: of the whole mesh, during the window
@@ -298,26 +299,34 @@ func (seat *seat) prepare(t *Target, level, share, e float64, now time.Time) {
 	seat.opens.Store(t.Slot.opens.Load())
 }
 
+// bowl is a target as the water that fills it sees it.
+type bowl struct {
+	settled, capacity, bound float64 // bound: infinite where there is none
+}
+
+func (w bowl) takes(level float64) float64 {
+	return max(0, min(level*w.capacity, w.bound)-w.settled)
+}
+
 // level is the load for its capacity up to which the arrivals fill the targets.
 func (p *plan) level(arrivals, e float64, now time.Time) float64 {
+	p.bowls = p.bowls[:0]
 	high := 0.0
 	for _, i := range p.usable {
 		t := &p.targets[i]
-		high = max(high, (t.settled(e)+arrivals)/t.capacityAt(now))
+		w := bowl{t.settled(e), t.capacityAt(now), math.Inf(1)}
+		high = max(high, (w.settled+arrivals)/w.capacity)
 		if t.hard > 0 {
-			high = max(high, float64(t.bound)/t.capacityAt(now))
+			w.bound = float64(t.bound)
+			high = max(high, w.bound/w.capacity)
 		}
+		p.bowls = append(p.bowls, w)
 	}
 	low := 0.0
-	for range 40 { // to within a part in 10^12
+	for range 30 { // to within a part in 10^9
 		middle, sum := (low+high)/2, 0.0
-		for _, i := range p.usable {
-			t := &p.targets[i]
-			top := middle * t.capacityAt(now)
-			if t.hard > 0 {
-				top = min(top, float64(t.bound))
-			}
-			sum += max(0, top-t.settled(e))
+		for _, w := range p.bowls {
+			sum += w.takes(middle)
 		}
 		if sum < arrivals {
 			low = middle

@@ -78,7 +78,7 @@ func (r *Router) Update(snap *mesh.Snapshot, now time.Time) {
 		}
 	}
 	r.table.Store(t)
-	r.Slots.Prune(func(id string) bool { _, ok := snap.Backend(id); return ok })
+	r.balance.prune(t)
 }
 
 func (r *Router) layOut(snap *mesh.Snapshot) *Table {

@@ -185,7 +185,7 @@ func (s *Slots) Prune(keep func(id string) bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.all = slices.DeleteFunc(s.all, func(slot *Slot) bool {
-		out := !keep(slot.ID) && slot.others.Load() == 0 && slot.own.CompareAndSwap(0, gone)
+		out := !keep(slot.ID) && slot.own.CompareAndSwap(0, gone)
 		if out {
 			delete(s.byID, slot.ID)
 		}

@@ -109,10 +109,11 @@ func newTable(snap *mesh.Snapshot, load *balance, margin float64) *Table {
 	}
 	for i := range snap.Backends {
 		b := &snap.Backends[i]
+		slot := load.slot(b.ID)
 		if !b.Routable() {
 			continue
 		}
-		target := Target{Backend: b, Slot: load.slots.Get(b.ID), capacity: b.Capacity(), hard: b.HardLimit, bound: b.HardLimit - int64(margin*float64(b.HardLimit)), strict: load.slots.strict && b.HardLimit > 0}
+		target := Target{Backend: b, Slot: slot, capacity: b.Capacity(), hard: b.HardLimit, bound: b.HardLimit - int64(margin*float64(b.HardLimit)), strict: load.slots.strict && b.HardLimit > 0}
 		t.byID[b.ID] = &target
 		t.every.add(target, "", snap, load)
 		if b.App != "" && t.apps[b.App] == nil {
@@ -176,6 +177,11 @@ func (t *Table) pool(app string) *pool {
 		return t.every
 	}
 	return t.apps[app]
+}
+
+// pools are all of them.
+func (t *Table) pools() []*pool {
+	return append(slices.Collect(maps.Values(t.apps)), t.every)
 }
 
 // serves says whether the backend may be used for the app.

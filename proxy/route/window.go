@@ -134,8 +134,11 @@ func (b *balance) fold(now time.Time) {
 
 func (b *balance) foldLocked(now time.Time) {
 	dt, first := now.Sub(b.at).Seconds(), b.at.IsZero()
-	if first || dt < 0 {
+	if first {
 		dt = leastWindow.Seconds()
+	}
+	if dt < 0 {
+		return // whoever brings an older time has waited for something
 	}
 	b.at = now
 	if dt > 0 {
@@ -218,7 +221,7 @@ func (b *balance) silenceLocked(p *peer) {
 	}
 	p.silent = true
 	for id, n := range p.counts {
-		b.slots.Get(id).others.Add(-n)
+		b.addLocked(id, -n)
 	}
 	b.ratesLocked(p.rates, nil)
 }
@@ -229,9 +232,52 @@ func (b *balance) heardLocked(p *peer) {
 	}
 	p.silent = false
 	for id, n := range p.counts {
-		b.slots.Get(id).others.Add(n)
+		b.addLocked(id, n)
 	}
 	b.ratesLocked(nil, p.rates)
+}
+
+// addLocked adds to the connections of others with a backend. What is said of
+// one that is not in the table costs no slot: slot has it when it comes.
+func (b *balance) addLocked(id string, n int64) {
+	if s := b.slots.find(id); s != nil {
+		s.others.Add(n)
+	}
+}
+
+// slot finds or makes the slot of a backend, with what the others say of it.
+func (b *balance) slot(id string) *Slot {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if s := b.slots.find(id); s != nil {
+		return s
+	}
+	s := b.slots.Get(id)
+	for _, p := range b.peers {
+		if !p.silent {
+			s.others.Add(p.counts[id])
+		}
+	}
+	return s
+}
+
+// prune forgets the slots and demands of backends that are not in the table
+// any more, but for slots with connections.
+func (b *balance) prune(t *Table) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.slots.Prune(func(id string) bool { _, ok := t.Snapshot.Backend(id); return ok })
+	used := map[*demand]bool{}
+	for _, p := range t.pools() {
+		for _, g := range p.groups {
+			used[g.demand] = true
+		}
+	}
+	for place, d := range b.demands {
+		if !used[d] {
+			delete(b.demands, place)
+		}
+	}
 }
 
 func (b *balance) dropLocked(name string) {
@@ -290,19 +336,25 @@ func (r *Router) Learn(rep Report, now time.Time) {
 		b.dropLocked(rep.POP)
 		p = nil
 	}
-	if now.Sub(rep.At) > Lease {
-		return
-	}
 	if p == nil {
 		p = &peer{incarnation: rep.Incarnation, counts: map[string]int64{}}
 		b.peers[rep.POP] = p
 	}
 	p.at, p.seq = rep.At, rep.Seq
-	b.heardLocked(p)
-	b.alone.Store(false)
+	if now.Sub(rep.At) > Lease {
+		b.silenceLocked(p) // and what it says is kept for when its next word comes
+	} else {
+		b.heardLocked(p)
+		b.alone.Store(false)
+	}
+	add := func(id string, n int64) {
+		if !p.silent {
+			b.addLocked(id, n)
+		}
+	}
 	if rep.Whole {
 		for id, n := range p.counts {
-			b.slots.Get(id).others.Add(-n)
+			add(id, -n)
 		}
 		clear(p.counts)
 	}
@@ -312,7 +364,7 @@ func (r *Router) Learn(rep Report, now time.Time) {
 		if !known && (n == 0 || len(p.counts) >= mostCounts) {
 			continue
 		}
-		b.slots.Get(id).others.Add(n - last)
+		add(id, n-last)
 		if p.counts[id] = n; n == 0 {
 			delete(p.counts, id)
 		}
@@ -324,7 +376,9 @@ func (r *Router) Learn(rep Report, now time.Time) {
 		}
 		rates[place] = min(rate, 1e6)
 	}
-	b.ratesLocked(p.rates, rates)
+	if !p.silent {
+		b.ratesLocked(p.rates, rates)
+	}
 	p.rates = rates
 }
 

@@ -154,6 +154,81 @@ func TestStoppedPOPGoesOn(t *testing.T) {
 	}
 }
 
+// TestLateReport: one that was under way for longer than the lease is not
+// lost: its sender counts it as told.
+func TestLateReport(t *testing.T) {
+	r := newRouter(snapshot("sa", backend("a", "sa")))
+	r.Learn(said(1, noon, "a", 5), noon)
+	late := noon.Add(Lease + time.Second)
+	r.Learn(said(2, noon, "a", 50), late)
+	if r.all("a") != 0 {
+		t.Errorf("%d count, of a POP whose last word is old", r.all("a"))
+	}
+	next := said(3, late, "a", 0)
+	delete(next.Counts, "a") // nothing changed since
+	r.Learn(next, late)
+	if r.all("a") != 50 {
+		t.Errorf("%d, want the 50 that it told late", r.all("a"))
+	}
+}
+
+// TestStrangeNamesCostNothing: a peer that names other backends each time, which
+// are not in the table, leaves no slots; and one that comes later has its count.
+func TestStrangeNamesCostNothing(t *testing.T) {
+	snap := snapshot("sa", backend("a", "sa"))
+	r := newRouter(snap)
+	for seq := range uint64(300) {
+		rep := Report{POP: "us", Incarnation: 1, Seq: seq + 1, At: noon, Whole: true, Counts: map[string]int64{"b": 7}}
+		for i := range 100 {
+			rep.Counts[fmt.Sprint("x", seq, "-", i)] = 1
+		}
+		r.Learn(rep, noon)
+	}
+	if n := len(r.Slots.Stats()); n != 1 {
+		t.Errorf("%d slots for one backend", n)
+	}
+	r.Update(snapshot("sa", backend("a", "sa"), backend("b", "sa", unhealthy)), noon)
+	if got := r.all("b"); got != 7 {
+		t.Errorf("b has %d connections of others, want the 7 that were told before it came", got)
+	}
+	r.Forget("us", noon)
+	r.Update(snap, noon)
+	if n := len(r.Slots.Stats()); n != 1 || r.all("b") != 0 {
+		t.Errorf("%d slots afterwards", n)
+	}
+}
+
+// TestDemandsDoNotGrow: of apps that come and go nothing is left.
+func TestDemandsDoNotGrow(t *testing.T) {
+	r := newRouter(snapshot("sa"))
+	for i := range 50 {
+		r.Update(snapshot("sa", backend("a", "sa", app(fmt.Sprint("app", i)))), noon)
+	}
+	if n := len(r.balance.demands); n != 2 { // of the app, and of those who name none
+		t.Errorf("%d demands", n)
+	}
+}
+
+// TestOlderTimeIsNoPast: who brings a time from before the last fold does not age the estimate.
+func TestOlderTimeIsNoPast(t *testing.T) {
+	r := newRouter(snapshot("sa", backend("a", "sa")))
+	r.Learn(said(1, noon, "a", 5), noon)
+	for range 100 {
+		r.Pick(from("BR"), nil, noon, 1)
+	}
+	b := &r.balance
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.foldLocked(noon.Add(time.Millisecond))
+	before := r.Slots.Get("a").past.rec
+	for range 50 {
+		b.foldLocked(noon)
+	}
+	if after := r.Slots.Get("a").past.rec; before < 90 || after != before {
+		t.Errorf("%g recent connections, then %g", before, after)
+	}
+}
+
 // every is the only group of the router's backends.
 func (r *Router) every() *group { return r.table.Load().every.groups[0] }
 
