@@ -238,9 +238,11 @@ func TestAmnesia(t *testing.T) {
 // forgotten it, gets nothing from the old one, which does not know that it is
 // home no more.
 func TestBornAgainWithTheOldHome(t *testing.T) {
-	w := newWorld(3, 10)
+	w := newWorld(3, 100)
 	w.calm(5 * time.Second)
 	home := w.home(t)
+	w.take(home, 20)
+	home.asks = 100
 	w.without(t, home, 3*Lease)
 	homes := w.homes()
 	if len(homes) != 2 {
@@ -250,7 +252,7 @@ func TestBornAgainWithTheOldHome(t *testing.T) {
 	if newer == home {
 		newer = w.node(homes[1])
 	}
-	newer.asks = 10
+	newer.asks = 100
 	w.without(t, home, Lease)
 	again := w.other(home, newer)
 	w.kill(again)
@@ -258,6 +260,6 @@ func TestBornAgainWithTheOldHome(t *testing.T) {
 	w.without(t, home, Lease) // the new home has counted it as born again
 	w.kill(again)
 	w.start(again)
-	again.asks = 10
+	again.asks = 100
 	w.without(t, newer, Lease) // now the old home has it on its side
 }
