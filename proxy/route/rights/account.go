@@ -148,7 +148,7 @@ func (a *account) granted(from string, g *Grant, now time.Time) {
 	}
 	switch c := g.Term.Compare(a.term); {
 	case c < 0: // it does not know that it is home no more
-		a.book.send(Message{To: from, Claim: &Claim{Backend: a.id, Term: a.term, Life: a.book.life}})
+		a.tellTerm(from)
 		return
 	case c > 0:
 		a.follow(g.Term, now)
@@ -168,6 +168,11 @@ func (a *account) granted(from string, g *Grant, now time.Time) {
 		a.hold()
 	}
 	a.claim(now)
+}
+
+// tellTerm has another POP follow the term that this one does.
+func (a *account) tellTerm(to string) {
+	a.book.send(Message{To: to, Claim: &Claim{Backend: a.id, Term: a.term, Life: a.book.life}})
 }
 
 // tick is called from time to time.

@@ -76,7 +76,8 @@ func appendEntries(b []byte, entries map[string]Entry) []byte {
 	b = binary.AppendUvarint(b, uint64(len(entries)))
 	for _, name := range slices.Sorted(maps.Keys(entries)) {
 		e := entries[name]
-		b = binary.AppendUvarint(binary.AppendUvarint(appendName(b, name), count(e.Bound)), e.Voter)
+		b = binary.AppendUvarint(binary.AppendUvarint(appendName(b, name), count(e.Bound)), e.Life)
+		b = binary.AppendUvarint(b, e.Voter)
 	}
 	return b
 }
@@ -199,11 +200,11 @@ func (d *decoder) length(most uint64, size int) int {
 }
 
 func (d *decoder) entries() map[string]Entry {
-	n := d.length(mostNames, 3)
+	n := d.length(mostNames, 4)
 	entries := make(map[string]Entry, n)
 	for range n {
 		name := d.name()
-		entries[name] = Entry{Bound: d.rights(), Voter: d.uint()}
+		entries[name] = Entry{Bound: d.rights(), Life: d.uint(), Voter: d.uint()}
 	}
 	return entries
 }

@@ -9,7 +9,7 @@ import (
 
 func samples() []Message {
 	term := Term{N: 3, Life: 1 << 60, Home: "sa-1"}
-	entries := map[string]Entry{"sa-1": {Bound: 7, Voter: 1 << 60}, "us-1": {}}
+	entries := map[string]Entry{"sa-1": {Bound: 7, Life: 1 << 60, Voter: 1 << 60}, "us-1": {}}
 	return []Message{
 		{Claim: &Claim{Backend: "b", Term: term, Life: 9, Seq: 8, Grant: 7, Ack: 6, Held: 5, Want: 4, Urgent: true, Version: 3, Kept: Ledger{Entries: map[string]Entry{}}}},
 		{Claim: &Claim{Backend: "b", Term: term, Life: 9, Held: mostRights, Kept: Ledger{Term: term, Version: 2, Entries: entries}, Roster: []string{"us-1", "eu-1"}}},

@@ -59,6 +59,9 @@ func (a *account) claimed(from string, c *Claim, now time.Time) {
 	}
 	o := a.office
 	if o == nil {
+		if c.Term != a.term { // it takes this POP for the home that it is no more
+			a.tellTerm(from)
+		}
 		return
 	}
 	if c.Term != a.term { // it has not heard of this one
@@ -162,7 +165,7 @@ func (o *office) seat(now time.Time) {
 	for name := range known {
 		h, e := o.holder(name), entries[name]
 		if h.claimed {
-			e.Bound = h.granted + o.reserve()
+			e.Bound, e.Life = h.granted+o.reserve(), h.life
 		} else {
 			h.granted, h.heard = e.Bound, now
 		}
@@ -215,7 +218,11 @@ func (o *office) free() int64 {
 // bound is what a POP may have by what is written down. What is not written by
 // most yet may be what the next home finds, and so may what was before it.
 func (o *office) bound(name string) int64 {
-	return min(o.safe[name].Bound, o.ledger.Entries[name].Bound)
+	a, b := o.safe[name], o.ledger.Entries[name]
+	if life := o.holders[name].life; a.Life != life || b.Life != life {
+		return 0
+	}
+	return min(a.Bound, b.Bound)
 }
 
 // urgent is how many rights those lack, other than h, whose clients can go
@@ -280,8 +287,8 @@ func (o *office) write(now time.Time) {
 			e.Bound = h.granted
 		} else {
 			need := max(h.granted, min(h.want, h.granted+free))
-			if e.Bound < need+o.reserve()/2 || e.Bound > need+3*o.reserve() {
-				e.Bound = need + o.reserve()
+			if e.Life != h.life || e.Bound < need+o.reserve()/2 || e.Bound > need+3*o.reserve() {
+				e.Bound, e.Life = need+o.reserve(), h.life
 			}
 		}
 		next[name] = e

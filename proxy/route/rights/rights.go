@@ -65,7 +65,10 @@ func (t Term) Compare(o Term) int {
 
 // Entry is what the ledger says of one POP.
 type Entry struct {
-	Bound int64  // it has at most so many rights
+	Bound int64 // it has at most so many rights
+	// Life is of the process for which Bound was written down. One that was born
+	// again has forgotten which term it follows: nothing of before is granted to it.
+	Life  uint64
 	Voter uint64 // the life of the process that counts among those who keep the ledger; 0: none does
 }
 

@@ -233,3 +233,33 @@ func TestAmnesia(t *testing.T) {
 	}
 	w.expect(t, "all, when they hear each other again", sum, 100)
 }
+
+// TestBornAgainWithTheOldHome: a POP that had followed a new home, and has
+// forgotten it, gets nothing from the old one, which does not know that it is
+// home no more.
+func TestBornAgainWithTheOldHome(t *testing.T) {
+	w := newWorld(3, 100)
+	w.calm(5 * time.Second)
+	home := w.home(t)
+	w.take(home, 20)
+	home.asks = 100
+	w.without(t, home, 3*Lease)
+	homes := w.homes()
+	if len(homes) != 2 {
+		t.Fatalf("homes: %v, want the old one and a new one\n%s", homes, w.state())
+	}
+	newer := w.node(homes[0])
+	if newer == home {
+		newer = w.node(homes[1])
+	}
+	newer.asks = 100
+	w.without(t, home, Lease)
+	again := w.other(home, newer)
+	w.kill(again)
+	w.start(again)
+	w.without(t, home, Lease) // the new home has counted it as born again
+	w.kill(again)
+	w.start(again)
+	again.asks = 100
+	w.without(t, newer, Lease) // now the old home has it on its side
+}
