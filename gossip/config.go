@@ -48,7 +48,7 @@ type Config struct {
 	TookLoad  func(peer string, l Load)
 
 	// TookNote hears what a peer told this POP alone; it must not block. An error
-	// says that the peer should not have sent it, and ends its stream. It may be nil.
+	// says that it makes no sense, and is counted. It may be nil.
 	TookNote func(peer string, n Note) error
 
 	// Conflict hears that a node id is used by two live nodes. Its own id is

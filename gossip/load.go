@@ -1,6 +1,7 @@
 package gossip
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"time"
@@ -45,13 +46,16 @@ const (
 	MaxLoadWhy   = 120 // bytes
 	MaxSuspects  = 64
 	maxLoadName  = 255 // bytes
-	// loadPart is how many entries one frame has, at most half a MiB; the rest follows.
-	loadPart = 1024
+	// loadPart is how many bytes of entries one frame has, about: those of some
+	// ten thousand backends. What is left follows in frames of its own.
+	loadPart = 512 << 10
+	maxRates = 1024 // the greatest, in one load
 )
 
 // PublishLoad sends every peer what changed. Where a peer has not taken what
 // came before, it gets both as one. It never blocks.
 func (m *Mesh) PublishLoad(l Load) {
+	l.Rates = greatest(l.Rates)
 	m.mu.Lock()
 	streams := m.targetsLocked("")
 	m.mu.Unlock()
@@ -85,9 +89,19 @@ func (s *stream) putWhole() {
 	}
 	s.mu.Lock()
 	l := s.m.cfg.WholeLoad()
+	l.Rates = greatest(l.Rates)
 	s.load, s.loadAt = &l, time.Now()
 	s.mu.Unlock()
 	notify(s.wake)
+}
+
+// greatest are the rates that one frame has room for.
+func greatest(rates []LoadRate) []LoadRate {
+	if len(rates) <= maxRates {
+		return rates
+	}
+	rates = slices.SortedFunc(slices.Values(rates), func(a, b LoadRate) int { return cmp.Compare(b.Rate, a.Rate) })
+	return rates[:maxRates]
 }
 
 // then is both loads as one. Neither is changed: others send them, too.
@@ -126,24 +140,32 @@ func joined[V any](a, b map[string]V) map[string]V {
 // cut takes so much of the load as goes into one frame; nothing is left where
 // that is all.
 func (l Load) cut() (part Load, rest *Load) {
-	if len(l.Counts)+len(l.Verdicts)+len(l.Unchecked) <= loadPart {
+	if (len(l.Counts)+len(l.Verdicts)+len(l.Unchecked))*(maxLoadName+MaxLoadWhy+12) <= loadPart {
+		return l, nil // whatever the names are
+	}
+	left := loadPart
+	part, rest = l, &Load{Life: l.Life, Age: l.Age, Rates: l.Rates}
+	part.Counts, rest.Counts = divided(l.Counts, &left, func(int64) int { return 4 })
+	part.Verdicts, rest.Verdicts = divided(l.Verdicts, &left, func(v LoadVerdict) int { return 10 + len(v.Why) })
+	n := 0
+	for n < len(l.Unchecked) && left > 0 {
+		left -= 2 + len(l.Unchecked[n])
+		n++
+	}
+	part.Unchecked, rest.Unchecked = l.Unchecked[:n], l.Unchecked[n:]
+	if len(rest.Counts)+len(rest.Verdicts)+len(rest.Unchecked) == 0 {
 		return l, nil
 	}
-	part, rest = l, &Load{Life: l.Life, Age: l.Age, Rates: l.Rates}
-	left := loadPart
-	part.Counts, rest.Counts = divided(l.Counts, &left)
-	part.Verdicts, rest.Verdicts = divided(l.Verdicts, &left)
-	n := min(left, len(l.Unchecked))
-	part.Unchecked, rest.Unchecked = l.Unchecked[:n], l.Unchecked[n:]
 	return part, rest
 }
 
-func divided[V any](m map[string]V, left *int) (some, others map[string]V) {
+// divided takes entries while there are bytes left for them.
+func divided[V any](m map[string]V, left *int, size func(V) int) (some, others map[string]V) {
 	some, others = map[string]V{}, map[string]V{}
 	for key, v := range m {
 		if *left > 0 {
 			some[key] = v
-			*left--
+			*left -= 2 + len(key) + size(v)
 		} else {
 			others[key] = v
 		}

@@ -1,7 +1,6 @@
 package gossip
 
 import (
-	"fmt"
 	"slices"
 )
 
@@ -72,8 +71,13 @@ func (s *stream) tookNote(n Note) error {
 	if s.m.cfg.TookNote == nil {
 		return nil
 	}
+	// One that makes no sense costs the records nothing: what it answers may
+	// have come from somebody else.
 	if err := s.m.cfg.TookNote(s.node, n); err != nil {
-		return garbage(fmt.Errorf("note %q: %w", n.Key, err))
+		s.m.stats.notesRefused.Add(1)
+		if s.m.mayWarn(s.peer, "note") {
+			s.m.log.Warn().Err(err).Str("peer", s.node).Str("note", n.Key).Msg("note refused")
+		}
 	}
 	return nil
 }

@@ -118,10 +118,10 @@ func (m *Mesh) twoOfLocked(all []*stream) []*stream {
 
 // counters are Stats while they count.
 type counters struct {
-	handshakesRefused, dialsFailed, conflicts, keyringsRefused atomic.Uint64
-	garbage, oversized, truncated, recordsRefused, applyErrors atomic.Uint64
-	rounds, pulls, snapshots, purged, dropped                  atomic.Uint64
-	digests, digestsDiffer, repairs                            atomic.Uint64
+	handshakesRefused, dialsFailed, conflicts, keyringsRefused, notesRefused atomic.Uint64
+	garbage, oversized, truncated, recordsRefused, applyErrors               atomic.Uint64
+	rounds, pulls, snapshots, purged, dropped                                atomic.Uint64
+	digests, digestsDiffer, repairs                                          atomic.Uint64
 }
 
 // Stats counts since the start.
@@ -130,6 +130,7 @@ type Stats struct {
 	DialsFailed       uint64
 	Conflicts         uint64 // encounters of two live nodes with one id
 	KeyringsRefused   uint64
+	NotesRefused      uint64
 
 	Garbage        uint64 // frames that made no sense; each ended its stream
 	Oversized      uint64 // frames longer than Config.MaxFrame
@@ -152,7 +153,7 @@ type Stats struct {
 func (m *Mesh) Stats() Stats {
 	c := &m.stats
 	return Stats{
-		HandshakesRefused: c.handshakesRefused.Load(), DialsFailed: c.dialsFailed.Load(), Conflicts: c.conflicts.Load(), KeyringsRefused: c.keyringsRefused.Load(),
+		HandshakesRefused: c.handshakesRefused.Load(), DialsFailed: c.dialsFailed.Load(), Conflicts: c.conflicts.Load(), KeyringsRefused: c.keyringsRefused.Load(), NotesRefused: c.notesRefused.Load(),
 		Garbage: c.garbage.Load(), Oversized: c.oversized.Load(), Truncated: c.truncated.Load(), RecordsRefused: c.recordsRefused.Load(), ApplyErrors: c.applyErrors.Load(),
 		Rounds: c.rounds.Load(), Pulls: c.pulls.Load(), Snapshots: c.snapshots.Load(), Purged: c.purged.Load(), Dropped: c.dropped.Load(),
 		Digests: c.digests.Load(), DigestsDiffer: c.digestsDiffer.Load(), Repairs: c.repairs.Load(),

@@ -120,7 +120,7 @@ func (c *collector) mesh(gauge, counter func(*prometheus.Desc, float64, ...strin
 
 func streamEvents(s gossip.Stats) map[string]uint64 {
 	return map[string]uint64{
-		"handshake_refused": s.HandshakesRefused, "dial_failed": s.DialsFailed, "conflict": s.Conflicts, "keyring_refused": s.KeyringsRefused,
+		"handshake_refused": s.HandshakesRefused, "dial_failed": s.DialsFailed, "conflict": s.Conflicts, "keyring_refused": s.KeyringsRefused, "note_refused": s.NotesRefused,
 		"garbage": s.Garbage, "oversized": s.Oversized, "truncated": s.Truncated,
 		"apply_error": s.ApplyErrors, "anti_entropy_round": s.Rounds, "pull": s.Pulls, "snapshot_sent": s.Snapshots,
 		"queue_dropped": s.Dropped, "digest": s.Digests, "digest_differs": s.DigestsDiffer, "purged": s.Purged, "repaired": s.Repairs,
