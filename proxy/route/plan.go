@@ -10,7 +10,7 @@ import (
 const sample = 64
 
 // nearFull is the share of the hard limits from which on a region that is going
-// to fill sends clients on before it is full. The arrivals are extrapolated,
+// to fill, or a backend, sends clients on before it is full. The arrivals are extrapolated,
 // from a few picks where a POP has a few: below that, no client is sent to a
 // farther region by an estimate alone.
 const nearFull = 0.5
@@ -65,7 +65,6 @@ type step struct {
 	tried  []*Slot
 	now    time.Time
 	random uint64
-	chance float64 // in [0, 1): where so few may come in, whether this one does; the same at every step
 	alone  bool
 	dry    bool // only to explain
 
@@ -97,7 +96,7 @@ func (p *plan) choose(s *step, last bool) *Target {
 	}
 	// With strict limits nobody need be held back by an estimate in the end.
 	if a, known := p.admit.Load(), p.known.Load(); a < 1 && known >= nearFull && !(s.greedy && s.slots.strict) &&
-		!(last && known < 0.9) && s.chance > a {
+		!(last && known < 0.9) && (s.greedy && !s.desperate || s.uniform() > a) {
 		return nil
 	}
 	if p.arrivals.Load() < 1 {
@@ -199,15 +198,18 @@ func (p *plan) due(s *step) (int, int) {
 		used := seat.recent.Load() + float64(t.Slot.opens.Load()-seat.opens.Load())
 		if m <= 0 {
 			// The others, whose reports are older than these, have gone on too.
-			if t.hard > 0 && !t.strict && !s.greedy && float64(own)+s.e*float64(t.Slot.others.Load())+used*p.unheard.Load() >= float64(t.bound) {
-				continue
+			if t.hard > 0 && !t.strict && !s.greedy {
+				known := float64(own) + s.e*float64(t.Slot.others.Load())
+				if known >= nearFull*float64(t.bound) && known+used*p.unheard.Load() >= float64(t.bound) {
+					continue
+				}
 			}
 			if key := (used - m) / t.capacity; key < overKey {
 				over, overKey = j, key
 			}
 			continue
 		}
-		key := (used + 0.2*seat.jitter.Load() + 0.1*exponential[s.random>>56]) / m
+		key := (used + 0.2*seat.jitter.Load() + 0.05*exponential[s.random>>56]) / m
 		if key < bestKey {
 			best, bestKey = j, key
 		}

@@ -34,6 +34,36 @@ func TestLevelHoldsTheArrivals(t *testing.T) {
 	})
 }
 
+// TestUnheardConnections: where quotas are used up, the connections that other
+// POPs are taken to have opened meanwhile keep a backend that is half full from
+// being overfilled, and fill up none that is nearly empty: one pick of a POP
+// that makes a hundredth of them is no sign of a hundred.
+func TestUnheardConnections(t *testing.T) {
+	for _, c := range []struct {
+		others  int64
+		unheard float64 // for one of this POP's
+		want    bool
+	}{
+		{0, 0, true}, {5, 99, true}, {49, 99, true}, {60, 99, false}, {60, 9, true}, {94, 4, false}, {99, 0, true}, {100, 0, false},
+	} {
+		r := newRouter(snapshot("sa", backend("a", "sa", hard(100))))
+		p := r.table.Load().every.groups[0].plan
+		slot := p.targets[0].Slot
+		slot.others.Store(c.others)
+		slot.opens.Store(2) // since the plan was made
+		p.unheard.Store(c.unheard)
+		s := r.step(nil, noon, 1)
+		s.e, s.tryFrom = 1, noPanic
+		if _, over := p.due(&s); (over == 0) != c.want {
+			t.Errorf("%d known, %g unheard for one: over %d, want it taken %v", c.others, c.unheard, over, c.want)
+		}
+		s.greedy = true
+		if _, over := p.due(&s); (over == 0) != (c.others < 100) {
+			t.Errorf("%d known: over %d where there is nothing else", c.others, over)
+		}
+	}
+}
+
 // BenchmarkPrepare: what a pick pays at most each 5 ms, for the others.
 func BenchmarkPrepare(b *testing.B) {
 	for _, n := range []int{50, 1000} {

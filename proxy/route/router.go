@@ -142,7 +142,6 @@ func (r *Router) step(tried []*Slot, now time.Time, random uint64) step {
 		b.fold(now)
 	}
 	s.e = b.stay.Load()
-	s.chance = s.uniform()
 	return s
 }
 
