@@ -45,6 +45,14 @@ func (p *pop) apiAddr() string {
 	return p.API
 }
 
+// listenAddr is where it takes traffic, also for those who go on while it is
+// started again.
+func (p *pop) listenAddr() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.Listen
+}
+
 // request asks the admin API. A header "Host" names another host.
 func (p *pop) request(method, path, body string, header ...string) (answer, error) {
 	return p.requestBy(web, method, path, body, header...)

@@ -49,7 +49,7 @@ func header(version byte, from string) []byte {
 
 // dial connects to the POP and writes something at once.
 func (p *pop) dial(first []byte) (*net.TCPConn, error) {
-	c, err := net.DialTimeout("tcp", local(p.Listen), soon)
+	c, err := net.DialTimeout("tcp", local(p.listenAddr()), soon)
 	if err != nil {
 		return nil, err
 	}

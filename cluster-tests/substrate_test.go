@@ -165,7 +165,7 @@ func (s *processes) backend(id string, up bool) error {
 
 func (s *processes) call(p *pop, from netip.Prefix, n int) ([]string, error) {
 	var out strings.Builder
-	call := mockbackend.Call{Addr: local(p.Listen), From: from, N: n, Timeout: soon}
+	call := mockbackend.Call{Addr: local(p.listenAddr()), From: from, N: n, Timeout: soon}
 	if err := call.Do(s.t.Context(), &out); err != nil {
 		return nil, err
 	}
