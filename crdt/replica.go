@@ -113,7 +113,7 @@ func (p *Replica) Since(have Heads, limit int) (d Delta, more bool) {
 		}
 		var numbers []uint64
 		for n := range p.owned[lack.Origin] {
-			if n > lack.From {
+			if n > lack.From && n <= lack.To { // what came early, beyond a hole, is in no range of ours
 				numbers = append(numbers, n)
 			}
 		}
