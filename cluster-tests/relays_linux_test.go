@@ -205,7 +205,8 @@ func (r *relays) pump(ctx context.Context, dst io.Writer, src io.Reader, from, t
 // owner is the number of the POP whose process has the other end of a
 // connection, -1 where none has, or has it no more.
 func (r *relays) owner(c net.Conn) int {
-	for range 20 { // the table is read in pieces while it changes
+	// The table is read in pieces while it changes, on a busy machine by much.
+	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); {
 		inode := inodeOf(c.RemoteAddr().(*net.TCPAddr).AddrPort())
 		if inode == "0" {
 			return -1 // closed already

@@ -32,6 +32,7 @@ type stage struct {
 	mu       sync.Mutex
 	timeline []string
 	refused  map[string]error // the first failure of a POP's clients
+	died     time.Time        // when the last backend did, in the future while one does
 
 	writers, clients *crowd
 }

@@ -164,7 +164,11 @@ func (s *stage) startClients([]string) error {
 			defer pace.Stop()
 			served := true
 			for n := 1; ctx.Err() == nil; n++ {
+				began := time.Now()
 				err := s.on.visit(p)
+				if err != nil && s.cutBefore(began) {
+					err = nil // who was on a backend that died was cut, whatever a POP does
+				}
 				if err != nil && served { // the first in a row tells enough
 					s.note("  client %d of %s: %v", n, name, err)
 					s.refuse(name, fmt.Errorf("client %d of %s: %w", n, name, err))
@@ -178,6 +182,20 @@ func (s *stage) startClients([]string) error {
 		})
 	}
 	return nil
+}
+
+// cutBefore says whether a backend has died since then.
+func (s *stage) cutBefore(began time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return began.Before(s.died)
+}
+
+// dying says that a backend dies from now on, or has.
+func (s *stage) dying(now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.died = now
 }
 
 // refuse remembers the first failure of a POP's clients.

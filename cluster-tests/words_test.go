@@ -117,6 +117,10 @@ func (s *stage) backend(args []string) error {
 	if _, known := s.backends[args[0]]; !known || args[1] != "up" && args[1] != "down" {
 		return fmt.Errorf("want up or down, and one of %s", strings.Join(sorted(s.backends), ", "))
 	}
+	if args[1] == "down" {
+		s.dying(time.Now().Add(time.Hour))
+		defer func() { s.dying(time.Now()) }()
+	}
 	return s.on.backend(args[0], args[1] == "up")
 }
 
