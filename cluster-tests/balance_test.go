@@ -89,7 +89,7 @@ func TestHardLimitIsExact(t *testing.T) {
 	a, b, far := startBackend(t, "a", "sa"), startBackend(t, "b", "sa"), startBackend(t, "far", "eu")
 	ra, rb := a.row(), b.row()
 	ra.hard, rb.hard = 40, 30
-	p := startPOP(t, []row{ra, rb}, noAffinity)
+	p := startPOP(t, []row{ra, rb}, noAffinity, unchecked) // a check is a connection to a backend, too
 
 	open, refused := p.hold(t, 200)
 	if got := count(open); got["a"] != 40 || got["b"] != 30 || refused != 130 {

@@ -58,9 +58,6 @@ func TestNemesis(t *testing.T) {
 	}
 }
 
-// mostFast lets all be equal within 10 s.
-const mostFast = 7 * time.Second
-
 // nemesis decides what is done next.
 type nemesis struct {
 	*stage
@@ -121,9 +118,7 @@ func (n *nemesis) strikePOP(name string) {
 		if n.ill[name] != "" {
 			return
 		}
-		// What a POP whose clock is fast stamps before it has heard of another
-		// waits for its time everywhere else: scenario skew-fast.
-		by := time.Duration(n.rand.Int64N(int64(time.Minute+mostFast))) - time.Minute
+		by := time.Duration(n.rand.Int64N(int64(2*time.Minute))) - time.Minute
 		if n.skewed != "" {
 			by, n.skewed = 0, ""
 		} else {

@@ -63,6 +63,18 @@ func (m *Mesh) Offset() time.Duration {
 	return lowerMedian(offsets)
 }
 
+// ClockKnown says whether Offset rests on any clock but our own.
+func (m *Mesh) ClockKnown() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, p := range m.peers {
+		if len(p.clock.list) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // marks remember when what was written here was published: as many as fit,
 // evenly, and none that every peer has acknowledged.
 type marks struct {

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"net"
 	"sync"
@@ -62,8 +63,9 @@ type replication struct {
 	counts    *meshCounts
 	pins      *pins
 
-	began     time.Time // of membership
-	empty     bool      // no rows at the start
+	began     time.Time   // of membership
+	timed     atomic.Bool // mesh time has been known
+	empty     bool        // no rows at the start
 	keyMu     sync.Mutex
 	repairs   repairLog
 	local     []crdt.Refusal         // rows that no other POP would take, as last logged; tidy's
@@ -122,17 +124,31 @@ func newReplication(ctx context.Context, n *Node) (*replication, error) {
 
 // replicate makes the database a replica under this POP's name.
 func (m *replication) replicate(ctx context.Context, n *Node) error {
-	begun, err := m.store.Replicate(ctx, sqlite.Replication{Life: n.life.Life, Save: n.life.save, Now: m.now})
+	begun, err := m.store.Replicate(ctx, sqlite.Replication{Life: n.life.Life, Save: n.life.save, Now: m.now, Untimed: m.untimed})
 	if err != nil {
 		return err
 	}
 	m.logBegun(begun)
-	digest, err := m.store.Digest(ctx)
-	if err != nil {
-		return err
+	err = m.picture.refresh(ctx) // with what was brought back, and the other POPs' keys
+	m.empty = len(m.router.Snapshot().Backends) == 0
+	return err
+}
+
+// expectsPeers says whether there should be other POPs.
+func (m *replication) expectsPeers() bool { return len(m.cfg.Join) > 0 || len(m.roster.list()) > 0 }
+
+// untimed says that what was written here gets no stamp yet: with a clock that
+// runs ahead the others would keep it apart until its time has come. Until any
+// of them is heard there is nobody to send it to; it is routed by here.
+func (m *replication) untimed() bool {
+	if m.timed.Load() {
+		return false
 	}
-	m.empty = digest.Rows == 0
-	return m.picture.refresh(ctx) // with what was brought back, and the other POPs' keys
+	if m.expectsPeers() && (m.streams == nil || !m.streams.ClockKnown()) {
+		return true
+	}
+	m.timed.Store(true)
+	return false
 }
 
 // now is mesh time in milliseconds since 1970.
@@ -253,6 +269,8 @@ func (m *replication) unsent(ctx context.Context, err error) {
 	case text == "" && (old == nil || *old == ""), old != nil && *old == text:
 	case text == "":
 		m.log.Info().Msg("changes made here are sent again")
+	case errors.Is(err, sqlite.ErrUntimed):
+		m.log.Info().Err(err).Msg("changes made here are kept, but not sent yet")
 	default:
 		m.log.Error().Err(err).Msg("changes made here are kept, but not sent yet")
 	}
@@ -270,7 +288,7 @@ func (m *replication) applied(_ string, a crdt.Applied) {
 // notReady says what the POP waits for before it should get traffic: the
 // first exchange with any other, for a while.
 func (m *replication) notReady() []string {
-	if len(m.cfg.Join) == 0 && len(m.roster.list()) == 0 {
+	if !m.expectsPeers() {
 		return nil
 	}
 	wait := joinWait

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"strings"
@@ -227,6 +228,9 @@ func (w *watcher) look(ctx context.Context, now time.Time) error {
 func (w *watcher) foldAll(ctx context.Context, now time.Time) error {
 	for {
 		some, err := w.fold(ctx)
+		if errors.Is(err, sqlite.ErrUntimed) {
+			return nil // it ends with the first word from another POP
+		}
 		if err != nil {
 			w.again = now.Add(retryEvery)
 			return nil

@@ -17,6 +17,7 @@ var (
 	ErrLocked   = errors.New("database is locked")
 	ErrDamaged  = errors.New("file is not a sound SQLite database")
 	ErrFull     = errors.New("disk is full")
+	ErrUntimed  = errors.New("no clock but this machine's is known yet: waiting for the first other POP")
 )
 
 // Primary result codes, https://www.sqlite.org/rescode.html.

@@ -11,9 +11,16 @@ import (
 // numbers of this POP, on the disk when Fold returns, and returns it to be
 // sent. It does so for a bounded number of rows; the delta is empty when there
 // is no more. What Apply or Replicate sealed on their way comes out here too.
+// While mesh time is not known the error is ErrUntimed where there is something to seal.
 func (s *Store) Fold(ctx context.Context) (d crdt.Delta, err error) {
 	err = s.replicating(ctx, func(p *replica) error {
 		if p.told == p.seq() {
+			if p.untimed() {
+				if yes, err := s.pendingLocked(ctx); err != nil || !yes {
+					return err
+				}
+				return ErrUntimed
+			}
 			if _, err := s.sealLocked(ctx); err != nil {
 				return err
 			}

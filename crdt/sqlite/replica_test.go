@@ -16,6 +16,8 @@ type pop struct {
 	t    testing.TB
 	life Life
 	now  func() int64
+
+	untimed func() bool
 }
 
 func wall() int64 { return time.Now().UnixMilli() }
@@ -34,7 +36,7 @@ func (p *pop) begin() Begun {
 	begun, err := p.Replicate(p.t.Context(), Replication{
 		Life: p.life,
 		Save: func(l Life) error { p.life = l; return nil },
-		Now:  func() int64 { return p.now() },
+		Now:  func() int64 { return p.now() }, Untimed: p.untimed,
 	})
 	if err != nil {
 		p.t.Fatal(err)

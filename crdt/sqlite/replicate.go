@@ -24,9 +24,10 @@ type Life struct {
 
 // Replication is what Replicate takes.
 type Replication struct {
-	Life Life
-	Save func(Life) error // has it on the disk when it returns; must not call the Store
-	Now  func() int64     // mesh time, in milliseconds since 1970
+	Life    Life
+	Save    func(Life) error // has it on the disk when it returns; must not call the Store
+	Now     func() int64     // mesh time, in milliseconds since 1970
+	Untimed func() bool      // may be nil; true while Now is not to be trusted yet: Replicate, Fold and End then seal nothing
 }
 
 // Begun says what Replicate, or the opening of a file that was replaced, found.
@@ -42,8 +43,8 @@ type Begun struct {
 
 // Replicate makes the file a replica: it adds the tables and triggers that it
 // lacks, adopts the rows that are there, decides on the epoch and seals what
-// was written while nobody ran. From then on every write by anybody is
-// captured, also while edgeproxy is down.
+// was written while nobody ran, once mesh time is known. From then on every
+// write by anybody is captured, also while edgeproxy is down.
 func (s *Store) Replicate(ctx context.Context, r Replication) (Begun, error) {
 	if r.Life.Node == "" || r.Save == nil || r.Now == nil {
 		return Begun{}, errors.New("replicate: Life.Node, Save and Now must be given")
@@ -53,8 +54,10 @@ func (s *Store) Replicate(ctx context.Context, r Replication) (Begun, error) {
 	s.writeMu.Unlock()
 	var begun Begun
 	err := s.replicating(ctx, func(p *replica) error {
-		if err := s.sealAllLocked(ctx); err != nil {
-			return err
+		if !p.untimed() {
+			if err := s.sealAllLocked(ctx); err != nil {
+				return err
+			}
 		}
 		begun = *p.begun
 		begun.Edited = max(int(p.seq()-p.told)-begun.Adopted, 0)
@@ -89,13 +92,15 @@ func (s *Store) Origin(ctx context.Context) (o crdt.Origin, err error) {
 	return o, err
 }
 
-// End is a clean stop: it seals what was captured and has the next start go on
-// in the same epoch. Afterwards the store does not replicate; the triggers go
-// on capturing.
+// End is a clean stop: it seals what was captured, where mesh time is known, and
+// has the next start go on in the same epoch. Afterwards the store does not
+// replicate; the triggers go on capturing.
 func (s *Store) End(ctx context.Context) error {
 	err := s.replicating(ctx, func(p *replica) error {
-		if err := s.sealAllLocked(ctx); err != nil {
-			return err
+		if !p.untimed() {
+			if err := s.sealAllLocked(ctx); err != nil {
+				return err
+			}
 		}
 		life := p.Life
 		life.Nonce, life.Clean, life.Dirty = rand.Text(), true, false
@@ -117,6 +122,8 @@ func (s *Store) End(ctx context.Context) error {
 	}
 	return err
 }
+
+func (p *replica) untimed() bool { return p.Untimed != nil && p.Untimed() }
 
 // dirty has it on the disk that this life seals writes, before the first one:
 // from then on a copy of the file may lack some.
