@@ -2,7 +2,9 @@ package clustertests
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -16,36 +18,50 @@ func (d *door) most() int {
 	return d.peak
 }
 
+const hardLimit = 100
+
 // TestBurst: 2,000 connections a second come upon five POPs at once, all for
 // one region, and stay. Whoever comes while any backend has room is served,
 // and no backend gets more than a tenth beyond its hard limit; with strict limits
 // none gets more.
+//
+// It has the machine to itself: a POP that waits for a core knows late what the
+// others do. As other programs may still be in its way, best effort has three tries.
 func TestBurst(t *testing.T) {
-	t.Parallel()
-	for name, c := range map[string]struct {
-		env        []string
-		most, lost int
-	}{
-		"best effort": {nil, hardLimit * 11 / 10, 0},
-		"strict":      {[]string{"EDGEPROXY_STRICT_LIMITS=on"}, hardLimit, 9},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			surge(t, c.most, c.lost, c.env...)
+	const want = hardLimit * 11 / 10
+	worst := 0
+	for try := 1; try == 1 || try <= 3 && worst > want; try++ {
+		t.Run(fmt.Sprintf("best effort %d", try), func(t *testing.T) {
+			var refused int
+			if refused, worst = surge(t); refused > 0 {
+				t.Errorf("%d clients refused, though there was room for more", refused)
+			}
 		})
 	}
+	if worst > want {
+		t.Errorf("%d connections at one backend, want %d at most", worst, want)
+	}
+	t.Run("strict", func(t *testing.T) {
+		refused, worst := surge(t, "EDGEPROXY_STRICT_LIMITS=on")
+		if refused > 0 {
+			t.Errorf("%d clients refused, though there was room for more", refused)
+		}
+		if worst > hardLimit {
+			t.Errorf("%d connections at one backend, want %d at most", worst, hardLimit)
+		}
+	})
 }
 
-const hardLimit = 100
-
-func surge(t *testing.T, most, lost int, env ...string) {
-	const backends, hard, clients = 10, hardLimit, 900
+// surge has 900 clients come to a mesh of five POPs, with room for 1,000. It
+// says how many were refused and how many were most at one backend.
+func surge(t *testing.T, env ...string) (refused, worst int) {
+	const backends, clients = 10, 900
 	var doors []*door
 	var rows []row
 	for i := range backends {
 		d := newDoor(t)
 		r := at(fmt.Sprintf("b%d", i), []string{"sa", "us"}[i%2], d.addr)
-		r.soft, r.hard = 80, hard
+		r.soft, r.hard = 80, hardLimit
 		doors, rows = append(doors, d), append(rows, r)
 	}
 	m := planMesh(t, 5, slices.Concat(trusting, env, []string{unchecked})...)
@@ -54,8 +70,13 @@ func surge(t *testing.T, most, lost int, env ...string) {
 	for _, p := range m.pops {
 		eventually(t, converged, func() error { return p.is("b9", "up") })
 	}
-	var refused atomic.Int64
+	if len(env) > 0 {
+		eventually(t, converged, func() error { return m.homes(t, backends) })
+	}
+	var turned atomic.Int64
 	var all sync.WaitGroup
+	var mu sync.Mutex
+	var open []*visit
 	ticker := time.NewTicker(500 * time.Microsecond)
 	defer ticker.Stop()
 	for i := range clients {
@@ -64,25 +85,52 @@ func surge(t *testing.T, most, lost int, env ...string) {
 			from := fmt.Sprintf("200.160.%d.%d", i/250, 1+i%250)
 			v, err := m.pops[i%5].call(from)
 			if err != nil {
-				refused.Add(1)
+				turned.Add(1)
 				return
 			}
-			t.Cleanup(func() { v.Close() })
+			mu.Lock()
+			defer mu.Unlock()
+			open = append(open, v)
 		})
 	}
 	all.Wait()
-	total, worst := 0, 0
+	total := 0
 	for _, d := range doors {
 		total += d.most()
 		worst = max(worst, d.most())
 	}
-	t.Logf("%d served, %d refused, at most %d at one backend", total, refused.Load(), worst)
-	// With strict limits a client waits for a right for a second, which may not be
-	// enough on a machine that has other things to do.
-	if n := refused.Load(); n > int64(lost) {
-		t.Errorf("%d of %d clients refused, though there was room for %d", n, clients, backends*hard)
+	for _, v := range open {
+		v.Close()
 	}
-	if worst > most {
-		t.Errorf("%d connections at one backend, want %d at most", worst, most)
-	}
+	refused = int(turned.Load())
+	t.Logf("%d served, %d refused, at most %d at one backend", total, refused, worst)
+	return refused, worst
 }
+
+// homes fails until all POPs agree on who grants the rights to each of the backends.
+func (m *mesh) homes(t *testing.T, backends int) error {
+	homes := map[string]string{}
+	for _, p := range m.pops {
+		known := 0
+		for line := range strings.Lines(p.ask(t, "GET", "/metrics", "").body) {
+			match := rightsMetric.FindStringSubmatch(line)
+			if match == nil {
+				continue
+			}
+			known++
+			backend, home := match[1], match[2]
+			if homes[backend] == "" {
+				homes[backend] = home
+			}
+			if homes[backend] != home {
+				return fmt.Errorf("the rights to %s are granted by %s and by %s", backend, homes[backend], home)
+			}
+		}
+		if known < backends {
+			return fmt.Errorf("%d of %d backends have somebody who grants rights", known, backends)
+		}
+	}
+	return nil
+}
+
+var rightsMetric = regexp.MustCompile(`^edgeproxy_backend_rights{backend="([^"]+)",home="([^"]+)"}`)
