@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/edgeproxy/edgeproxy/crdt"
+	"github.com/edgeproxy/edgeproxy/internal/progress"
 )
 
 // tooFar is how far ahead of mesh time a stamp may be that is merged.
@@ -119,6 +120,7 @@ func (s *Store) steady(ctx context.Context) {
 func (s *Store) whileOpen(ctx context.Context, fn func(p *replica) error) (open bool, err error) {
 	s.writeMu.Lock()
 	defer s.writeMu.Unlock()
+	progress.Step(ctx)
 	if s.writer == nil {
 		return false, nil
 	}
