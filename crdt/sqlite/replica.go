@@ -43,6 +43,7 @@ type replica struct {
 	statesOf         int64      // the version that states are of
 	statesAbove      crdt.Heads // and their horizon
 	batchSize        int        // records in one transaction of Apply
+	suspects         *suspects  // nil where its file cannot be kept
 }
 
 func (p *replica) seq() uint64 { return p.heads[p.self] }
