@@ -59,6 +59,7 @@ type Node struct {
 	lock     *lock
 	life     *life
 	store    *sqlite.Store
+	damage   []string // that was found when it was opened
 	affinity *route.Affinity
 	admin    // countries, router, picture and checks; makes the Node an api.POP
 	server   *proxy.Server
@@ -179,7 +180,7 @@ func (n *Node) start(ctx context.Context) (err error) {
 	if n.life, err = openLife(cfg); err != nil {
 		return err
 	}
-	if n.store, err = sqlite.Open(ctx, cfg.DBPath); err != nil {
+	if err := n.openStore(ctx); err != nil {
 		return err
 	}
 	if n.store.ReadOnly() {
