@@ -21,10 +21,6 @@ type Config struct {
 	Credentials *identity.Credentials // both sides of every stream prove themselves
 	Store       Store
 
-	// LoadSeq is that of an earlier Mesh of this process, of which peers know
-	// loads that those of this one must follow.
-	LoadSeq uint64
-
 	// Dial opens a stream to a peer's sync address. Default: TCP with keepalive.
 	Dial func(ctx context.Context, addr string) (net.Conn, error)
 
@@ -60,7 +56,7 @@ type Config struct {
 	Conflict func(Conflict)
 
 	Overlay Overlay          // who is sent what; default: everybody what was written here
-	Now     func() time.Time // this machine's clock, which may be wrong and be set; default time.Now
+	Now     func() time.Time // the raw clock; default time.Now
 	Rand    func() float64   // in [0, 1), safe for concurrent use; default math/rand/v2
 
 	Flush       time.Duration // least time between two flushes to a peer; 10 ms

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/edgeproxy/edgeproxy/crdt"
-	"github.com/edgeproxy/edgeproxy/internal/progress"
 	"github.com/rs/zerolog"
 )
 
@@ -20,12 +19,7 @@ type Mesh struct {
 	log     zerolog.Logger
 	applier applier
 	stats   counters
-
-	// For a watchdog: the loops that store what comes, and that keep up with
-	// peers and heads.
-	Applying, Exchanging progress.Loop
-
-	loads atomic.Uint64 // sent
+	loads   atomic.Uint64 // sent
 
 	running    atomic.Bool
 	changed    chan struct{} // 1: for Run, that peers or heads are to be looked at
@@ -44,7 +38,6 @@ type Mesh struct {
 	asking    bool
 	stale     bool // own may be behind the store
 	marks     marks
-	steady    steadyClock
 	strangers peer // stands for those who are none: limits what they can make us log
 }
 
@@ -54,16 +47,13 @@ func New(cfg Config, log zerolog.Logger) (*Mesh, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	m := &Mesh{
+	return &Mesh{
 		cfg: cfg, log: log,
 		applier: applier{wake: make(chan struct{}, 1)},
 		changed: make(chan struct{}, 1), refreshing: make(chan struct{}, 1),
 		ended: make(chan struct{}), synced: make(chan struct{}),
 		peers: map[string]*peer{}, own: crdt.Heads{}, horizon: crdt.Heads{},
-		steady: steadyClock{began: time.Now(), base: clockOf(cfg.Now().UnixMicro())},
-	}
-	m.loads.Store(cfg.LoadSeq)
-	return m, nil
+	}, nil
 }
 
 // Run dials peers, stores what comes, compares and repairs, until ctx ends. It
@@ -83,19 +73,17 @@ func (m *Mesh) Run(ctx context.Context) error {
 	wg.Go(func() { m.every(ctx, m.cfg.Digest, m.digest) })
 	for {
 		var look <-chan time.Time
-		m.Exchanging.Begin()
-		if m.isStale() {
-			_ = m.refresh(ctx) // else the next anti-entropy does
-		}
 		if next := m.reconcile(ctx, &wg); !next.IsZero() {
 			look = time.After(time.Until(next))
 		}
-		m.Exchanging.End()
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-look:
 		case <-m.changed:
+			if m.isStale() {
+				_ = m.refresh(ctx) // else the next anti-entropy does
+			}
 		}
 	}
 }
@@ -207,10 +195,6 @@ func (m *Mesh) pullLostLocked() {
 // Replaced tells that the store may have less than it had: another file is in
 // the place of the one before.
 func (m *Mesh) Replaced() { m.markStale() }
-
-// Compare compares all rows with those of one peer that should have the same,
-// now rather than within Config.Digest: something is known to be wrong here.
-func (m *Mesh) Compare(ctx context.Context) { m.digest(ctx) }
 
 func (m *Mesh) isStale() bool {
 	m.mu.Lock()

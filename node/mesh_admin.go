@@ -21,11 +21,10 @@ var errNoMesh = fmt.Errorf("%w: the database is read-only, so this POP takes no 
 
 // part is the POP's part in the mesh.
 func (n *Node) part() (*replication, error) {
-	m := n.mesh()
-	if m == nil {
+	if n.mesh == nil {
 		return nil, errNoMesh
 	}
-	return m, nil
+	return n.mesh, nil
 }
 
 // Members implements api.Mesh.

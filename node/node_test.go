@@ -15,10 +15,7 @@ import (
 	"go.uber.org/goleak"
 )
 
-// A probe of memberlist's outlives its ring by some seconds (membership.Linger).
-func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/hashicorp/memberlist.(*Memberlist).probeNode"))
-}
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // start runs a POP on free ports until the test ends.
 func start(t *testing.T, env ...string) *node.Node {

@@ -22,14 +22,9 @@ func (s *Store) Apply(ctx context.Context, peer string, d crdt.Delta) (a crdt.Ap
 	if err := s.sealAll(ctx); err != nil {
 		return a, err
 	}
-	sifted := false
 	for rest, first := d.Records, true; first || len(rest) > 0; first = false {
 		err := s.replicating(ctx, func(p *replica) error {
-			if !sifted {
-				rest, sifted = p.suspects.without(rest, &a), true
-			}
 			chunk := rest[:min(len(rest), p.batchSize)]
-			chunk = chunk[:p.suspects.next(chunk)]
 			if err := s.knownOfUsLocked(ctx, crdt.Delta{Ranges: d.Ranges, Records: chunk}); err != nil {
 				return err
 			}
@@ -38,10 +33,7 @@ func (s *Store) Apply(ctx context.Context, peer string, d crdt.Delta) (a crdt.Ap
 				part.Ranges, part.Horizon = d.Ranges, d.Horizon
 			}
 			begin := time.Now()
-			p.suspects.begin(chunk)
-			err := s.mergeLocked(ctx, part, merging{peer: peer, limit: p.limit(), within: p.limit()}, &a)
-			p.suspects.done(chunk) // an error is no crash
-			if err != nil {
+			if err := s.mergeLocked(ctx, part, merging{peer: peer, limit: p.limit(), within: p.limit()}, &a); err != nil {
 				return err
 			}
 			p.adapt(len(chunk), time.Since(begin))
@@ -53,16 +45,6 @@ func (s *Store) Apply(ctx context.Context, peer string, d crdt.Delta) (a crdt.Ap
 		}
 	}
 	return a, nil
-}
-
-// bound is up to when stamps are merged into a row. One that has a stamp beyond
-// the limit, since mesh time went back or somebody released it, is written on
-// by all who have it so.
-func bound(limit crdt.Time, row crdt.Record) crdt.Time {
-	if t := latest(row); t > limit {
-		return max(limit, crdt.At(t.Milli()+tooFar))
-	}
-	return limit
 }
 
 // merging says how records are merged.
@@ -175,23 +157,19 @@ func (b *batch) merge(records []crdt.Record, how merging, a *crdt.Applied) error
 			a.Refused = append(a.Refused, crdt.Refusal{Key: rec.Key, Err: err})
 			continue
 		}
-		taken = append(taken, rec)
-		keys = append(keys, rec.Key)
+		now, ahead := split(rec, how.limit)
+		if ahead.Key != (crdt.Key{}) {
+			held = append(held, ahead)
+		}
+		if now.Key != (crdt.Key{}) {
+			taken = append(taken, now)
+			keys = append(keys, now.Key)
+		}
 	}
 	known, err := b.get(keys)
 	if err != nil {
 		return err
 	}
-	for i, rec := range taken {
-		now, ahead := split(rec, bound(how.limit, known[rec.Key]))
-		if ahead.Key != (crdt.Key{}) {
-			if ahead = withoutOutlived(ahead, known[rec.Key]); ahead.Key != (crdt.Key{}) {
-				held = append(held, ahead)
-			}
-		}
-		taken[i] = now
-	}
-	taken = slices.DeleteFunc(taken, func(rec crdt.Record) bool { return rec.Key == (crdt.Key{}) })
 	first := make(map[crdt.Key]int, len(taken)) // of keys that come twice
 	puts := make([]change, 0, len(taken))
 	for _, rec := range taken {
@@ -230,9 +208,6 @@ func (b *batch) merge(records []crdt.Record, how merging, a *crdt.Applied) error
 	}
 	if how.release {
 		return nil
-	}
-	if err := b.dropOutlived(a.Changed[len(a.Changed)-len(puts):]); err != nil {
-		return err
 	}
 	a.Held += len(held)
 	return b.hold(held, how.peer)

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/edgeproxy/edgeproxy/crdt"
-	"github.com/edgeproxy/edgeproxy/internal/progress"
 )
 
 // tooFar is how far ahead of mesh time a stamp may be that is merged.
@@ -43,7 +42,6 @@ type replica struct {
 	statesOf         int64      // the version that states are of
 	statesAbove      crdt.Heads // and their horizon
 	batchSize        int        // records in one transaction of Apply
-	suspects         *suspects  // nil where its file cannot be kept
 }
 
 func (p *replica) seq() uint64 { return p.heads[p.self] }
@@ -69,13 +67,7 @@ func (p *replica) table(name string) *tracked {
 }
 
 // limit is the latest time that is merged now.
-func (p *replica) limit() crdt.Time {
-	at := p.Now() + tooFar
-	if p.Span != nil {
-		at += p.Span()
-	}
-	return crdt.At(at)
-}
+func (p *replica) limit() crdt.Time { return crdt.At(p.Now() + tooFar) }
 
 var (
 	errNotReplica = errors.New("the store does not replicate: call Replicate first")
@@ -127,7 +119,6 @@ func (s *Store) steady(ctx context.Context) {
 func (s *Store) whileOpen(ctx context.Context, fn func(p *replica) error) (open bool, err error) {
 	s.writeMu.Lock()
 	defer s.writeMu.Unlock()
-	progress.Step(ctx)
 	if s.writer == nil {
 		return false, nil
 	}
