@@ -3,6 +3,7 @@ package clustertests
 import (
 	"net"
 	"runtime"
+	"sync"
 	"testing"
 	"time"
 )
@@ -17,13 +18,22 @@ func freeAddress(t testing.TB) string {
 	if runtime.GOOS == "linux" { // where it is this machine as well
 		host = "127.0.0.3"
 	}
-	ln, err := net.Listen("tcp", host+":0")
-	if err != nil {
-		t.Fatal(err)
+	for {
+		ln, err := net.Listen("tcp", host+":0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		addr := ln.Addr().String()
+		ln.Close()
+		if _, given := givenAddresses.LoadOrStore(addr, true); !given {
+			return addr
+		}
 	}
-	defer ln.Close()
-	return ln.Addr().String()
 }
+
+// givenAddresses are those that freeAddress has returned: the kernel may choose
+// a port again that was let go a moment ago.
+var givenAddresses sync.Map
 
 // TestStartUp: how long after exec the first connection is accepted, and how
 // long until it is served. It runs beside no other test, because it measures.
