@@ -130,7 +130,7 @@ func TestNoBackendLeft(t *testing.T) {
 // the POP's connect was over, the connect failed, and the client is closed.
 func TestBackendResetsAtOnce(t *testing.T) {
 	t.Parallel()
-	p := startPOP(t, []row{at("a", "sa", startHandler(t, reset))}, noAffinity)
+	p := startPOP(t, []row{at("a", "sa", startHandler(t, reset))}, noAffinity, unchecked)
 	closed := 0
 	for range 50 {
 		c, err := p.dial([]byte("hello\n"))

@@ -215,6 +215,7 @@ func (r *run) play(ctx context.Context) error {
 	}
 	if err == nil {
 		r.story.finish(ctx)
+		r.probe.finish(ctx)
 	}
 	still()
 	g.Wait()

@@ -116,6 +116,15 @@ func (p *probe) write(ctx context.Context, pops []*pop, at int, n int64) error {
 	return nil
 }
 
+// finish waits until a write has been followed: on a slow machine the lab takes
+// longer rather than judge by nothing.
+func (p *probe) finish(ctx context.Context) {
+	_, _ = until(ctx, mostWait, func() bool { // else the report says that there was none
+		_, _, written, late := p.figures()
+		return written > 0 || late != nil || len(p.world.allPOPs()) < 2
+	})
+}
+
 // figures are what was measured so far.
 func (p *probe) figures() (added, spread Quantiles, written int, late error) {
 	p.mu.Lock()
