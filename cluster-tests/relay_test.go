@@ -26,7 +26,7 @@ func both(t testing.TB, env ...string) (p *pop, client, server *net.TCPConn) {
 		case <-over:
 		}
 	})
-	t.Cleanup(func() { close(over) }) // before startHandler's, which waits
+	t.Cleanup(func() { close(over) })                                                   // before startHandler's, which waits
 	p = startPOP(t, []row{at("a", "sa", addr)}, append([]string{unchecked}, env...)...) // a check would be the connection that came
 	client = p.connect(t, nil)
 	select {
