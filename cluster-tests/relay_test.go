@@ -26,8 +26,9 @@ func both(t testing.TB, env ...string) (p *pop, client, server *net.TCPConn) {
 		case <-over:
 		}
 	})
-	t.Cleanup(func() { close(over) })                                                   // before startHandler's, which waits
-	p = startPOP(t, []row{at("a", "sa", addr)}, append([]string{unchecked}, env...)...) // a check would be the connection that came
+	t.Cleanup(func() { close(over) }) // before startHandler's, which waits
+	// A check would be the connection that came.
+	p = startPOP(t, []row{at("a", "sa", addr)}, append([]string{unchecked}, env...)...)
 	client = p.connect(t, nil)
 	select {
 	case server = <-accepted:

@@ -30,8 +30,8 @@ func (m *replication) tidy(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-release.C:
-			if m.untimed() {
-				continue // each of these seals what was written here
+			if m.untimed() { // this would seal what was written here; so would the check
+				continue
 			}
 			applied, err := m.store.Release(ctx)
 			m.applied("quarantine", applied)

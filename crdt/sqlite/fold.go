@@ -57,6 +57,17 @@ func (s *Store) sealLocked(ctx context.Context) (taken int, err error) {
 	return taken, err
 }
 
+// untimed says that what is sealed now might get a wrong stamp.
+func (p *replica) untimed() bool { return p.Untimed != nil && p.Untimed() }
+
+// sealTimedLocked seals all, or nothing while mesh time is not known.
+func (s *Store) sealTimedLocked(ctx context.Context) error {
+	if s.replica.untimed() {
+		return nil
+	}
+	return s.sealAllLocked(ctx)
+}
+
 // sealAllLocked seals until nothing is captured that is not sealed.
 func (s *Store) sealAllLocked(ctx context.Context) error {
 	for {

@@ -54,10 +54,8 @@ func (s *Store) Replicate(ctx context.Context, r Replication) (Begun, error) {
 	s.writeMu.Unlock()
 	var begun Begun
 	err := s.replicating(ctx, func(p *replica) error {
-		if !p.untimed() {
-			if err := s.sealAllLocked(ctx); err != nil {
-				return err
-			}
+		if err := s.sealTimedLocked(ctx); err != nil {
+			return err
 		}
 		begun = *p.begun
 		begun.Edited = max(int(p.seq()-p.told)-begun.Adopted, 0)
@@ -97,10 +95,8 @@ func (s *Store) Origin(ctx context.Context) (o crdt.Origin, err error) {
 // replicate; the triggers go on capturing.
 func (s *Store) End(ctx context.Context) error {
 	err := s.replicating(ctx, func(p *replica) error {
-		if !p.untimed() {
-			if err := s.sealAllLocked(ctx); err != nil {
-				return err
-			}
+		if err := s.sealTimedLocked(ctx); err != nil {
+			return err
 		}
 		life := p.Life
 		life.Nonce, life.Clean, life.Dirty = rand.Text(), true, false
@@ -122,8 +118,6 @@ func (s *Store) End(ctx context.Context) error {
 	}
 	return err
 }
-
-func (p *replica) untimed() bool { return p.Untimed != nil && p.Untimed() }
 
 // dirty has it on the disk that this life seals writes, before the first one:
 // from then on a copy of the file may lack some.
