@@ -69,7 +69,15 @@ func (m *Mesh) applyDeltas(ctx context.Context, s *stream, items []item) {
 func (m *Mesh) rangesOf(s *stream, i *item) []crdt.Range {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	i.news = !m.own.Covers(headsOf(i.delta.Ranges))
+	i.fresh = nil
+	for _, r := range i.delta.Ranges {
+		if m.own[r.Origin] < r.To {
+			i.fresh = append(i.fresh, r)
+		}
+	}
+	if i.pull == 0 {
+		m.noteCopiesLocked(s, i.delta.Ranges)
+	}
 	if i.pull != 0 {
 		if s.pull == nil || s.pull.failed {
 			return nil
@@ -131,23 +139,19 @@ func (m *Mesh) afterApply(s *stream, a crdt.Applied, repair bool) {
 	}
 }
 
-// forward passes on what was new and came whole in one frame, to whom the
-// overlay says.
-// Of longer deltas the receivers learn from our heads.
+// forward passes on what was new and came whole in one frame, in a mesh that is
+// not a full one. Of longer deltas the receivers learn from our heads.
 func (m *Mesh) forward(s *stream, i item) {
 	whole := !s.partial
 	s.partial = len(i.delta.Ranges) == 0
-	if !whole || !i.news || i.pull != 0 || i.repair {
+	if !whole || len(i.fresh) == 0 || i.snapshot || i.repair {
 		return
 	}
 	m.mu.Lock()
-	var targets []*stream
-	if m.own.Covers(headsOf(i.delta.Ranges)) { // else we would claim what we have not
-		targets = m.targetsLocked(s.node)
-	}
+	onward := m.onwardLocked(s, i)
 	m.mu.Unlock()
-	for _, t := range targets {
-		t.put(i.delta)
+	for t, ranges := range onward {
+		t.put(narrowed(i.delta, ranges))
 	}
 }
 

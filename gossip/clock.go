@@ -48,15 +48,24 @@ func lowerMedian(offsets []time.Duration) time.Duration {
 }
 
 // Offset is mesh time minus our raw clock: the lower median of the raw clocks
-// of all peers and our own. A peer that is cut off counts as it was last heard:
+// of all peers and our own; of those that are no neighbours as their beats have
+// them. A peer that is cut off counts as it was last heard:
 // a wrong clock here is no less wrong, nor time another on either side of a cut,
 // because nobody can be asked.
 func (m *Mesh) Offset() time.Duration {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	return m.offsetLocked()
+}
+
+func (m *Mesh) offsetLocked() time.Duration {
 	var offsets []time.Duration
 	for _, p := range m.peers {
-		if s, ok := p.clock.best(); ok {
+		s, ok := p.clock.best()
+		switch {
+		case p.voice.timed && (p.stream == nil || !ok):
+			offsets = append(offsets, p.voice.offset)
+		case ok:
 			offsets = append(offsets, s.offset)
 		}
 	}
@@ -68,7 +77,7 @@ func (m *Mesh) ClockKnown() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, p := range m.peers {
-		if len(p.clock.list) > 0 {
+		if len(p.clock.list) > 0 || p.voice.timed {
 			return true
 		}
 	}

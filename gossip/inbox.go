@@ -3,6 +3,8 @@ package gossip
 import (
 	"context"
 	"sync"
+
+	"github.com/edgeproxy/edgeproxy/crdt"
 )
 
 // item is a frame that waits for the store.
@@ -10,7 +12,7 @@ type item struct {
 	deltaFrame
 	pulled *pulledFrame // if set, this instead of a delta
 	size   int
-	news   bool // some of its writes were not known here when its turn came
+	fresh  []crdt.Range // of its writes, what was not known here when its turn came
 }
 
 // inbox is what a peer has sent and the store has not taken yet, in order.

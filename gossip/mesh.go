@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/edgeproxy/edgeproxy/crdt"
+	"github.com/edgeproxy/edgeproxy/gossip/overlay"
 	"github.com/rs/zerolog"
 )
 
@@ -27,7 +28,9 @@ type Mesh struct {
 	ended      chan struct{} // closed when Run has returned
 	synced     chan struct{}
 	syncedOnce sync.Once
-	publishing sync.Mutex // keeps the order of writes in all queues; taken before mu
+	publishing sync.Mutex    // keeps the order of writes in all queues; taken before mu
+	telling    sync.Mutex    // keeps the order of beats; taken before mu
+	beating    chan struct{} // 1: for beatAll
 
 	mu        sync.Mutex
 	peers     map[string]*peer
@@ -39,6 +42,17 @@ type Mesh struct {
 	stale     bool // own may be behind the store
 	marks     marks
 	strangers peer // stands for those who are none: limits what they can make us log
+
+	// Of a mesh of more than Config.FanoutLimit POPs.
+	large    bool
+	count    int       // POPs listed, this one too
+	rechoose bool      // something changed that neighbours are chosen by,
+	chooseAt time.Time // or is to then
+	trees    *overlay.Trees
+	voice    voice        // this POP's own
+	pending  *pendingLoad // to be in its next beat
+	census   censusFrame
+	censusAt time.Time // when to ask for the next
 }
 
 // New makes a Mesh that does nothing until Run and Serve.
@@ -53,6 +67,7 @@ func New(cfg Config, log zerolog.Logger) (*Mesh, error) {
 		changed: make(chan struct{}, 1), refreshing: make(chan struct{}, 1),
 		ended: make(chan struct{}), synced: make(chan struct{}),
 		peers: map[string]*peer{}, own: crdt.Heads{}, horizon: crdt.Heads{},
+		beating: make(chan struct{}, 1), count: 1, trees: overlay.NewTrees(cfg.Node),
 	}, nil
 }
 
@@ -71,6 +86,7 @@ func (m *Mesh) Run(ctx context.Context) error {
 	wg.Go(func() { m.applyAll(ctx) })
 	wg.Go(func() { m.every(ctx, m.cfg.AntiEntropy, m.antiEntropy) })
 	wg.Go(func() { m.every(ctx, m.cfg.Digest, m.digest) })
+	wg.Go(func() { m.beatAll(ctx) })
 	for {
 		var look <-chan time.Time
 		if next := m.reconcile(ctx, &wg); !next.IsZero() {
@@ -128,7 +144,7 @@ func (m *Mesh) Publish(d crdt.Delta) {
 	if m.asking {
 		m.meanwhile = append(m.meanwhile, d.Ranges...)
 	}
-	targets := m.targetsLocked("")
+	targets := m.targetsLocked()
 	m.mu.Unlock()
 	for _, s := range targets {
 		s.put(d)

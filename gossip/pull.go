@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/edgeproxy/edgeproxy/crdt"
@@ -165,7 +166,26 @@ func (s *stream) pullIfDue(b []byte, now time.Time, soon *schedule) []byte {
 	s.pulls++
 	s.pull = &pull{id: s.pulls, have: m.own.Clone(), progress: now}
 	m.stats.pulls.Add(1)
+	b = s.graftLocked(b)
 	return appendFrame(b, kindPull, pullFrame{id: s.pulls, have: m.own}.append)
+}
+
+// graftLocked asks a neighbour to push what it had first.
+func (s *stream) graftLocked(b []byte) []byte {
+	if s.class != classTree {
+		return b
+	}
+	var origins []string
+	for o, head := range s.want {
+		if s.m.own[o] < head && !slices.Contains(origins, o.Node) && len(origins) < originsAtOnce {
+			origins = append(origins, o.Node)
+		}
+	}
+	slices.Sort(origins)
+	if len(origins) == 0 || !s.m.trees.Seek(s.node, origins) {
+		return b
+	}
+	return appendFrame(b, kindGraft, graftFrame{origins: origins}.append)
 }
 
 // elsewhereLocked says whether another peer is sending us all that is wanted.

@@ -15,6 +15,7 @@ type PeerStatus struct {
 	Node      string
 	Addr      string // to dial it; where it dialed us and is on no list, where from
 	Connected bool
+	Neighbour bool          // in a mesh that is not a full one: news is passed on to it
 	Since     time.Time     // of the stream, or of its loss
 	Lag       time.Duration // how long it has lacked something that was written here
 	Queued    int           // rows that wait to be sent
@@ -27,13 +28,17 @@ type PeerStatus struct {
 	RecordsIn, RecordsOut uint64
 }
 
-// Peers is every peer that is listed or connected, by name.
+// Peers is every peer that is listed or connected, by name; of a mesh that is
+// not a full one those with which a stream stands or should.
 func (m *Mesh) Peers() []PeerStatus {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	all := make([]PeerStatus, 0, len(m.peers))
 	for _, node := range slices.Sorted(maps.Keys(m.peers)) {
 		p := m.peers[node]
+		if m.large && p.stream == nil && !p.dial {
+			continue
+		}
 		st := PeerStatus{
 			Node: node, Addr: p.addr, Connected: p.stream != nil, Since: p.since, Heads: p.heads.Clone(), Err: p.err,
 			Lag:     m.marks.lag(p.heads, time.Now()),
@@ -41,7 +46,7 @@ func (m *Mesh) Peers() []PeerStatus {
 			RecordsIn: p.traffic.recordsIn.Load(), RecordsOut: p.traffic.recordsOut.Load(),
 		}
 		if s := p.stream; s != nil {
-			st.Queued = s.queue.len()
+			st.Queued, st.Neighbour = s.queue.len(), s.class == classTree
 			if st.Addr == "" {
 				st.Addr = s.addr
 			}
@@ -54,30 +59,16 @@ func (m *Mesh) Peers() []PeerStatus {
 	return all
 }
 
-// Confirmed is up to where every node of the roster, and every connected one,
-// has acknowledged the writes of each origin, this POP included: what may be forgotten. False: one
-// of them was never heard of since this POP started.
-func (m *Mesh) Confirmed(roster []string) (crdt.Heads, bool) {
+// Heard says whether a node is connected or was heard of late, by neighbours.
+func (m *Mesh) Heard(node string) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	all := m.own.Clone()
-	for _, node := range roster {
-		if node == m.cfg.Node {
-			continue
-		}
-		p := m.peers[node]
-		if p == nil || p.heads == nil {
-			return nil, false
-		}
-		all.Lower(p.heads)
-	}
-	for _, p := range m.peers { // also who came before the roster knew of it
-		if p.stream != nil {
-			all.Lower(p.heads)
-		}
-	}
-	return all, true
+	p := m.peers[node]
+	return p != nil && (p.stream != nil || m.large && time.Since(p.voice.heard) < heardFor)
 }
+
+// heardFor is for how long a POP counts as heard.
+const heardFor = 3*mostBeat + time.Second
 
 // antiEntropy looks at what the store really has, and pulls from a near and
 // from a random peer what they have beyond it. Both are told all our heads.
@@ -92,7 +83,9 @@ func (m *Mesh) antiEntropy(ctx context.Context) {
 	defer m.mu.Unlock()
 	seen := m.own.Clone()
 	for _, p := range m.peers {
-		seen.Lower(p.heads)
+		if !m.large || p.stream != nil {
+			seen.Lower(p.heads)
+		}
 	}
 	m.marks.acknowledged(seen)
 	for _, s := range m.twoOfLocked(all) {

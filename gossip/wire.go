@@ -16,10 +16,12 @@ import (
 // Versions of the protocol that this edgeproxy speaks.
 const (
 	protocolMin = 1
-	protocolMax = 3
+	protocolMax = 4
 
 	protocolLoad = 2 // from which on a peer takes kindLoad
 	protocolNote = 3 // and kindNote
+	// And kindLink and all behind it. With older peers a POP keeps to a full mesh.
+	protocolOverlay = 4
 )
 
 // kind is a frame's first byte. A frame is the length of the rest in four
@@ -41,6 +43,11 @@ const (
 	kindBye                     // last, and why
 	kindLoad                    // what the sender says of itself now
 	kindNote                    // something that only this peer is told
+	kindLink                    // what the sender makes of the stream
+	kindPrune                   // wants no more pushes of what some origins write
+	kindGraft                   // wants them again
+	kindBeat                    // what a POP tells all others, passed on
+	kindCensus                  // asks who has everything up to there
 )
 
 const (
