@@ -115,6 +115,7 @@ func newReplication(ctx context.Context, n *Node) (*replication, error) {
 		Keyring: func() []byte { return m.creds.Keyring().Encode() }, MergeKeyring: m.mergeKeys,
 		Admit: m.pins.admit, Applied: m.applied, Conflict: m.nameTaken,
 		WholeLoad: m.wholeLoad, TookLoad: m.tookLoad, TookNote: tookNote, Now: m.clock,
+		FanoutLimit: cfg.FanoutLimit, Life: n.life.incarnation,
 	}, log)
 	if m.ledger != nil && err == nil {
 		m.ledger.mesh, m.ledger.send = m.rightsMesh, m.streams.SendNote
@@ -211,7 +212,7 @@ func (m *replication) follow(ctx context.Context) {
 		if err := m.roster.update(members, time.Now()); err != nil {
 			m.log.Error().Err(err).Msg("the POPs known cannot be kept")
 		}
-		m.streams.SetPeers(m.roster.list())
+		m.streams.SetPeers(withRTT(m.roster.list(), members))
 		m.picture.setMembers(positionsOf(members))
 		m.vigil.setMembers(others(members))
 		for _, member := range members {
@@ -235,6 +236,20 @@ func (m *replication) follow(ctx context.Context) {
 		case <-time.After(10 * time.Second):
 		}
 	}
+}
+
+// withRTT says how far the peers are, as far as membership knows.
+func withRTT(peers []gossip.Peer, members []membership.Member) []gossip.Peer {
+	rtts := make(map[string]time.Duration, len(members))
+	for _, m := range members {
+		if m.HasRTT {
+			rtts[m.Name] = m.RTT
+		}
+	}
+	for i := range peers {
+		peers[i].RTT = rtts[peers[i].Node]
+	}
+	return peers
 }
 
 // fold seals what was written here and sends it. The result says whether
