@@ -60,6 +60,7 @@ var rooms = map[string]room{
 	"cmd/mock-backend": {ours: []string{"internal/mockbackend"}},
 	"bench":            {ours: []string{"crdt/sqlite", "internal/mockbackend"}, libraries: []string{"golang.org/x/sync", "golang.org/x/sys"}},
 	"bench/balance":    {ours: []string{"geo", "mesh", "proxy/route", "proxy/route/rights"}},
+	"bench/mesh":       {ours: []string{"crdt", "geo", "gossip/overlay"}},
 	"cluster-tests":    {libraries: []string{"*"}},
 }
 
