@@ -12,7 +12,7 @@ import (
 // all is seen on each, strict limits (of the first mesh) hold across them, and when POPs die others
 // take their places.
 func TestOverlay(t *testing.T) {
-	for _, limit := range []int{2, 3} {
+	for _, limit := range []int{2, 3}[:often(1, 2)] { // each takes all the places that there are for POPs
 		t.Run(fmt.Sprint("limit ", limit), func(t *testing.T) {
 			t.Parallel()
 			testOverlay(t, limit)
