@@ -46,7 +46,7 @@ func TestDefaults(t *testing.T) {
 	want := &Config{
 		Listen: "0.0.0.0:8080", DBPath: "routing.db", Region: "sa", DBReload: 5 * time.Second,
 		BindingTTL: 10 * time.Minute, BindingMax: 1 << 20, APIAddr: "127.0.0.1:8180", GossipAddr: "0.0.0.0:7946", SyncAddr: "0.0.0.0:7947",
-		Drain: 30 * time.Second, ConnectTimeout: 2 * time.Second, ConnectAttempts: 3,
+		FanoutLimit: 32, Drain: 30 * time.Second, ConnectTimeout: 2 * time.Second, ConnectAttempts: 3,
 		HealthCheck: "tcp", IdleTimeout: time.Hour, LingerTimeout: time.Minute, LogLevel: "info", LogFormat: "auto",
 		origins: map[string]origin{},
 	}
