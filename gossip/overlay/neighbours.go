@@ -15,8 +15,9 @@ type Peer struct {
 	Down bool          // does not answer: tried, and another chosen as well
 }
 
-// tries is how many POPs in a row that are down are still tried, of each kind:
-// they may be back, and after a partition their side must be found again.
+// tries is how many POPs that are down are still tried, of each kind: they may be
+// back, and after a partition their side must be found again. Further ones are
+// left out, and the search goes on behind them.
 const tries = 8
 
 // Choose is the POPs to hold a link with, by name: both neighbours on the ring,
@@ -69,13 +70,13 @@ func (c *choice) ring(self string) {
 	c.walk(up)
 }
 
-// walk goes along the ring up to the first that is not down.
+// walk goes along the ring up to the first that is not down, however far that
+// is: only so is the ring whole among those that live.
 func (c *choice) walk(list []candidate) {
 	for i, p := range list {
-		if i > tries {
-			return
+		if !p.Down || i < tries {
+			c.wanted[p.Node] = true
 		}
-		c.wanted[p.Node] = true
 		if !p.Down {
 			return
 		}
@@ -106,17 +107,16 @@ func byChance(a, b candidate) int {
 func (c *choice) take(n int, list []candidate) int {
 	down := 0
 	for _, p := range list {
-		if n <= 0 || down >= tries {
-			break
-		}
-		if c.wanted[p.Node] {
-			continue
-		}
-		c.wanted[p.Node] = true
-		if p.Down {
-			down++
-		} else {
+		switch {
+		case n <= 0:
+			return 0
+		case c.wanted[p.Node]:
+		case !p.Down:
+			c.wanted[p.Node] = true
 			n--
+		case down < tries:
+			c.wanted[p.Node] = true
+			down++
 		}
 	}
 	return n

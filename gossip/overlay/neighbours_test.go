@@ -93,7 +93,7 @@ func TestConnected(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		rnd := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 1))
 		w := made(rapid.IntRange(2, 150).Draw(t, "POPs"), rnd)
-		for _, share := range []float64{0, rapid.Float64Range(0, 0.3).Draw(t, "down")} {
+		for _, share := range []float64{0, rapid.Float64Range(0, 0.97).Draw(t, "down")} {
 			for _, name := range w.names {
 				w.down[name] = rnd.Float64() < share
 			}
@@ -108,6 +108,25 @@ func TestConnected(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestDialsAreBounded: of POPs that are down a few are tried, were it a thousand.
+func TestDialsAreBounded(t *testing.T) {
+	w := made(1000, rand.New(rand.NewPCG(4, 1)))
+	for _, name := range w.names[2:] {
+		w.down[name] = true
+	}
+	down, up := 0, 0
+	for _, name := range Choose(w.names[0], w.peers(w.names[0])) {
+		if w.down[name] {
+			down++
+		} else {
+			up++
+		}
+	}
+	if up != 1 || down > 4*tries {
+		t.Errorf("%d POPs that live, of 1, and %d that are down", up, down)
+	}
 }
 
 // TestDegree: as many links as the formula has, for a mesh of any size.
