@@ -22,13 +22,16 @@ func main() {
 	only := flag.String("only", "", "run only the scenarios whose name contains this")
 	flag.Parse()
 	fmt.Printf("longest round trip %v; memory of a POP with 10,000 rows of 1,000 writers: %.1f MB, want at most 64\n", longest(), float64(memory(10_000, 1000))/1e6)
-	fmt.Printf("%-34s %8s %8s %8s %9s %8s %8s %9s  %s\n", "scenario", "writes", "p50", "p99", "longest", "copies", "pulls", "kB/s", "")
-	missed := false
+	fmt.Printf("%-34s %8s %8s %8s %9s %8s %8s %9s\n", "scenario", "writes", "p50", "p99", "longest", "copies", "pulls", "kB/s")
+	var chosen []scenario
 	for _, sc := range scenarios {
-		if !strings.Contains(sc.name, *only) {
-			continue
+		if strings.Contains(sc.name, *only) {
+			chosen = append(chosen, sc)
 		}
-		r := sc.run(*seed)
+	}
+	missed := false
+	for i, found := range runAll(chosen, *seed) {
+		r, sc := <-found, chosen[i]
 		why := r.missed(sc)
 		missed = missed || why != ""
 		fmt.Printf("%-34s %8d %8v %8v %9v %8.3f %8d %9.1f  %s\n", sc.name, r.writes, r.p50.Round(time.Millisecond), r.p99.Round(time.Millisecond),
@@ -37,4 +40,26 @@ func main() {
 	if missed {
 		os.Exit(1)
 	}
+}
+
+// runAll runs two scenarios at a time, each of which is alone in its world, and
+// tells how far they are. Each sends its result once.
+func runAll(list []scenario, seed uint64) []chan result {
+	results := make([]chan result, len(list))
+	turns := make(chan struct{}, 2)
+	for i, sc := range list {
+		results[i] = make(chan result, 1)
+		go func() {
+			turns <- struct{}{}
+			defer func() { <-turns }()
+			told := time.Now()
+			results[i] <- sc.run(seed, func(done float64) {
+				if time.Since(told) > 5*time.Second {
+					told = time.Now()
+					fmt.Fprintf(os.Stderr, "%s: %.0f %%\n", sc.name, 100*done)
+				}
+			})
+		}()
+	}
+	return results
 }

@@ -30,28 +30,37 @@ func TestLatencies(t *testing.T) {
 	}
 }
 
-var small = []scenario{
-	{name: "whole", pops: 40, every: 5 * time.Second, lasting: 10 * time.Second},
-	{name: "loss", pops: 40, every: 5 * time.Second, lasting: 10 * time.Second, loss: 0.02, mends: true},
-	{name: "deaths", pops: 40, every: 5 * time.Second, lasting: 10 * time.Second, happens: tenthDies, mends: true},
-	{name: "cut", pops: 40, every: 5 * time.Second, lasting: 30 * time.Second, happens: cut, mends: true},
+// small has all that can happen at once.
+var small = scenario{
+	name: "small", pops: 40, every: 5 * time.Second, lasting: 40 * time.Second, loss: 0.02, late: 4, mends: true,
+	happens: func(w *world) { tenthDies(w); cut(w) },
 }
 
-// TestSmallMesh: the targets hold, whatever happens, and a seed says all.
+// TestSmallMesh: with loss, a partition, deaths and POPs that join, all that
+// live hold the same in the end, and a seed says all.
 func TestSmallMesh(t *testing.T) {
-	for _, sc := range small {
-		t.Run(sc.name, func(t *testing.T) {
-			r := sc.run(1)
-			if why := r.missed(sc); why != "" {
-				t.Errorf("%s: %+v", why, r)
-			}
-			if r.writes == 0 || r.rate == 0 || sc.loss > 0 && r.pulls == 0 {
-				t.Errorf("nothing was measured: %+v", r)
-			}
-			if again := sc.run(1); again != r {
-				t.Errorf("%+v, and the second time %+v", r, again)
-			}
-		})
+	nobody := func(float64) {}
+	r := small.run(1, nobody)
+	if why := r.missed(small); why != "" {
+		t.Errorf("%s: %+v", why, r)
+	}
+	if r.writes < 100 || r.rate == 0 || r.pulls == 0 {
+		t.Errorf("nothing was measured: %+v", r)
+	}
+	if again := small.run(1, nobody); again != r {
+		t.Errorf("%+v, and the second time %+v", r, again)
+	}
+	if other := small.run(2, nobody); other == r {
+		t.Errorf("two seeds, and both %+v", r)
+	}
+}
+
+// TestWholeMesh: where nothing happens, the targets hold.
+func TestWholeMesh(t *testing.T) {
+	sc := scenario{name: "whole", pops: 40, every: 5 * time.Second, lasting: 20 * time.Second}
+	r := sc.run(1, func(float64) {})
+	if why := r.missed(sc); why != "" || r.pulls > 0 {
+		t.Errorf("%s: %+v", why, r)
 	}
 }
 

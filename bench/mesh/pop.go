@@ -3,6 +3,7 @@ package main
 import (
 	"time"
 
+	"github.com/edgeproxy/edgeproxy/crdt"
 	"github.com/edgeproxy/edgeproxy/gossip/overlay"
 )
 
@@ -11,7 +12,7 @@ const (
 	announce    = 100 * time.Millisecond // least time between two announcements of heads
 	grace       = 200 * time.Millisecond // what was announced has so long to come by itself
 	antiEntropy = 10 * time.Second
-	stalled     = 2 * time.Second // another POP's answer is not waited for any longer
+	stalled     = 2 * time.Second // an answer is not waited for any longer
 	dialing     = 3               // round trips until a new link stands
 )
 
@@ -19,9 +20,10 @@ const (
 type kind byte
 
 const (
-	push kind = iota // a write, or in answer to a pull a stretch of them
-	have             // heads
-	pull             // heads of what is lacking
+	push   kind = iota // a delta
+	have               // heads
+	pull               // all heads: send me the rest
+	pulled             // the rest
 	prune
 	graft
 	beat
@@ -34,13 +36,18 @@ type stretch struct{ origin, from, to uint32 }
 type message struct {
 	kind     kind
 	from, to *pop
-	answer   bool
-	stretch  stretch
-	list     []stretch
+	delta    crdt.Delta // of push and pulled,
+	length   uint64     // encoded
+	heads    []head     // of have
+	all      []uint32   // of pull: every head
+	origins  []uint32   // of prune and graft
+	beat     head
 }
 
-// pop is one POP: what it has, and the overlay's own code. Its replica is the
-// compact one: rows are not kept, only of which writes it has everything.
+// head is up to where something is known of an origin, or which beat it is.
+type head struct{ origin, to uint32 }
+
+// pop is one POP: its replica, and the overlay's own code.
 type pop struct {
 	w     *world
 	index uint32
@@ -50,22 +57,25 @@ type pop struct {
 	since time.Duration
 	quiet bool // writes no more
 
-	trees  *overlay.Trees
-	links  map[string]*line
-	heads  []uint32 // by origin
-	beats  []uint32
-	news   map[uint32]bool // heads that were not announced
-	asked  map[uint32]time.Duration
-	timing bool // an announcement is planned
+	replica *crdt.Replica
+	writes  int
+	heads   []uint32 // the replica's, by origin
+	trees   *overlay.Trees
+	links   map[string]*line
+	beats   []uint32
+	news    map[uint32]bool // heads that were not announced
+	timing  bool            // an announcement is planned
 
 	bytes uint64
 }
 
 // line is this POP's end of a link.
 type line struct {
-	to    *pop
-	known []uint32 // what the other is known to have
-	delay time.Duration
+	to     *pop
+	known  []uint32 // what the other is known to have
+	delay  time.Duration
+	timing bool          // a look at what is lacking is planned
+	asked  time.Duration // when it was asked for the rest, until the answer; 0: it was not
 }
 
 // send puts a message on the line, which may lose it.
@@ -83,24 +93,50 @@ func (p *pop) send(m *message) {
 	p.w.clock.deliver(l.delay, m)
 }
 
-// write is a change of this POP's own row.
+// sharedEvery is how often a POP writes a row that all POPs write.
+const sharedEvery = 4
+
+// write is a change of a row: mostly of this POP's own.
 func (p *pop) write() {
+	p.writes++
+	id := p.name
+	if p.writes%sharedEvery == 0 {
+		id = "shared"
+	}
+	d := row(p.replica, id, p.w.now(), p.writes)
 	p.heads[p.index]++
-	seq := p.heads[p.index]
-	p.w.wrote(p, seq)
-	p.onward(stretch{p.index, seq - 1, seq}, nil)
+	p.w.wrote(p, p.heads[p.index])
+	p.onward(d, nil)
 	p.changed(p.index)
 }
 
-// onward passes a stretch on, as package gossip does: along the tree, and not to
-// whoever is known to have it.
-func (p *pop) onward(s stretch, from *pop) {
-	for _, to := range p.targets(s.origin, from) {
-		l := p.links[to]
-		if l.known[s.origin] < s.to {
-			l.known[s.origin] = s.to
-			p.send(&message{kind: push, from: p, to: l.to, stretch: s})
+// onward passes a delta on, as package gossip does: each range along its
+// origin's tree, not to whoever is known to have it, and with the rows that it is
+// about.
+func (p *pop) onward(d crdt.Delta, from *pop) {
+	ranges := map[string][]crdt.Range{}
+	var order []string
+	for _, r := range d.Ranges {
+		o := p.w.index[r.Origin]
+		for _, to := range p.targets(o, from) {
+			l := p.links[to]
+			if l.known[o] < uint32(r.To) {
+				l.known[o] = uint32(r.To)
+				if ranges[to] == nil {
+					order = append(order, to)
+				}
+				ranges[to] = append(ranges[to], r)
+			}
 		}
+	}
+	length := uint64(len(d.Append(nil)))
+	for _, to := range order {
+		m := &message{kind: push, from: p, to: p.links[to].to, delta: d, length: length}
+		if len(ranges[to]) < len(d.Ranges) {
+			m.delta = narrowed(d, ranges[to])
+			m.length = uint64(len(m.delta.Append(nil)))
+		}
+		p.send(m)
 	}
 }
 
@@ -120,54 +156,63 @@ func (p *pop) took(m *message) {
 		return
 	}
 	switch m.kind {
-	case push:
-		p.tookPush(l, m)
+	case push, pulled:
+		p.tookDelta(l, m)
 	case have:
-		for _, s := range m.list {
-			l.known[s.origin] = max(l.known[s.origin], s.to)
-			p.lacks(l, s.origin)
+		for _, h := range m.heads {
+			l.known[h.origin] = max(l.known[h.origin], h.to)
 		}
+		p.look(l)
 	case pull:
-		for _, s := range m.list {
-			if head := p.heads[s.origin]; head > s.from {
-				l.known[s.origin] = max(l.known[s.origin], head)
-				p.send(&message{kind: push, from: p, to: m.from, answer: true, stretch: stretch{s.origin, s.from, head}})
-			}
-		}
+		p.answer(l, m)
 	case prune:
-		p.trees.Pruned(m.from.name, []string{p.w.pops[m.stretch.origin].name})
+		p.trees.Pruned(m.from.name, p.w.names(m.origins))
 	case graft:
-		p.trees.Grafted(m.from.name, []string{p.w.pops[m.stretch.origin].name})
+		p.trees.Grafted(m.from.name, p.w.names(m.origins))
 	case beat:
 		p.tookBeat(m)
 	}
 }
 
-func (p *pop) tookPush(l *line, m *message) {
-	s, origin := m.stretch, p.w.pops[m.stretch.origin].name
-	p.w.copies++
-	l.known[s.origin] = max(l.known[s.origin], s.to)
-	head := p.heads[s.origin]
-	if !m.answer {
-		p.note(m.from, s.origin, origin, head < s.to)
+func (p *pop) tookDelta(l *line, m *message) {
+	if m.kind == pulled {
+		l.asked = 0
 	}
-	if head >= s.to {
-		return
+	var fresh []crdt.Range
+	for _, r := range m.delta.Ranges {
+		o := p.w.index[r.Origin]
+		p.w.copied(r)
+		l.known[o] = max(l.known[o], uint32(r.To))
+		if m.kind == push {
+			p.note(m.from, o, uint64(p.heads[o]) < r.To)
+		}
+		if uint64(p.heads[o]) < r.To {
+			fresh = append(fresh, r)
+		}
 	}
-	if s.from > head { // something before it is lacking
-		p.lacks(l, s.origin)
-		return
+	if len(fresh) > 0 {
+		p.replica.Apply(m.delta)
 	}
-	p.heads[s.origin] = s.to
-	delete(p.asked, s.origin)
-	p.w.arrived(p, s.origin, head, s.to)
-	p.onward(s, m.from)
-	p.changed(s.origin)
+	var moved []crdt.Range
+	for _, r := range fresh {
+		o := p.w.index[r.Origin]
+		if before := p.heads[o]; uint32(r.From) <= before { // else there is a hole below it
+			p.heads[o] = uint32(r.To)
+			p.w.arrived(p, o, before, uint32(r.To))
+			p.changed(o)
+			moved = append(moved, r)
+		}
+	}
+	if len(moved) > 0 && m.length <= frameBytes {
+		p.onward(narrowed(m.delta, moved), m.from)
+	}
+	p.look(l)
 }
 
 // note tells the overlay of a copy, and the neighbour what follows from it.
-func (p *pop) note(from *pop, origin uint32, name string, first bool) {
-	m := &message{from: p, to: from, stretch: stretch{origin: origin}}
+func (p *pop) note(from *pop, origin uint32, first bool) {
+	m := &message{from: p, to: from, origins: []uint32{origin}}
+	name := p.w.pops[origin].name
 	switch {
 	case first && p.trees.First(name, from.name):
 		m.kind = graft
@@ -179,95 +224,27 @@ func (p *pop) note(from *pop, origin uint32, name string, first bool) {
 	p.send(m)
 }
 
-// changed has a head announced to all neighbours that do not know it, soon.
-func (p *pop) changed(origin uint32) {
-	p.news[origin] = true
-	if p.timing {
-		return
-	}
-	p.timing = true
-	p.w.clock.after(announce, func() {
-		p.timing = false
-		news := sorted(p.news)
-		clear(p.news)
-		if !p.up {
-			return
-		}
-		for _, to := range p.trees.Links() {
-			l := p.links[to]
-			var list []stretch
-			for _, o := range news {
-				if l.known[o] < p.heads[o] {
-					list = append(list, stretch{origin: o, to: p.heads[o]})
-				}
-			}
-			if len(list) > 0 {
-				p.send(&message{kind: have, from: p, to: l.to, list: list})
-			}
-		}
-	})
-}
-
-// lacks asks a neighbour for what it has and this POP lacks, if that has not
-// come after a while and nobody else was asked for it.
-func (p *pop) lacks(l *line, origin uint32) {
-	if p.heads[origin] >= l.known[origin] {
-		return
-	}
-	p.w.clock.after(grace, func() {
-		at, asked := p.asked[origin]
-		if !p.up || p.links[l.to.name] != l || p.heads[origin] >= l.known[origin] || asked && p.w.clock.now-at < stalled {
-			return
-		}
-		p.asked[origin] = p.w.clock.now
-		p.w.pulls++
-		if name := p.w.pops[origin].name; p.trees.Seek(l.to.name, []string{name}) {
-			p.send(&message{kind: graft, from: p, to: l.to, stretch: stretch{origin: origin}})
-		}
-		p.send(&message{kind: pull, from: p, to: l.to, list: []stretch{{origin: origin, from: p.heads[origin]}}})
-	})
-}
-
-// round tells two neighbours everything that this POP has.
-func (p *pop) round() {
-	if names := p.trees.Links(); p.up && len(names) > 0 {
-		for range 2 {
-			p.tellAll(p.links[names[p.w.clock.rnd.IntN(len(names))]])
-		}
-	}
-	p.w.clock.after(p.w.clock.around(antiEntropy), p.round)
-}
-
-func (p *pop) tellAll(l *line) {
-	m := &message{kind: have, from: p, to: l.to}
-	for o, head := range p.heads {
-		if head > 0 {
-			m.list = append(m.list, stretch{origin: uint32(o), to: head})
-		}
-	}
-	p.send(m)
-}
-
 // beat tells the whole mesh that this POP lives.
 func (p *pop) beat(every time.Duration) {
 	if p.up && !p.quiet {
 		p.beats[p.index]++
-		p.pass(p.beats[p.index], p.index, nil)
+		p.pass(head{p.index, p.beats[p.index]}, nil)
 	}
 	p.w.clock.after(every, func() { p.beat(every) })
 }
 
-func (p *pop) pass(seq, origin uint32, from *pop) {
-	for _, to := range p.targets(origin, from) {
-		p.send(&message{kind: beat, from: p, to: p.links[to].to, stretch: stretch{origin: origin, to: seq}})
+func (p *pop) pass(h head, from *pop) {
+	for _, to := range p.targets(h.origin, from) {
+		p.send(&message{kind: beat, from: p, to: p.links[to].to, beat: h})
 	}
 }
 
 func (p *pop) tookBeat(m *message) {
-	origin, first := m.stretch.origin, m.stretch.to > p.beats[m.stretch.origin]
-	p.note(m.from, origin, p.w.pops[origin].name, first)
+	h := m.beat
+	first := h.to > p.beats[h.origin]
+	p.note(m.from, h.origin, first)
 	if first {
-		p.beats[origin] = m.stretch.to
-		p.pass(m.stretch.to, origin, m.from)
+		p.beats[h.origin] = h.to
+		p.pass(h, m.from)
 	}
 }

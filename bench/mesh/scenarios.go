@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/edgeproxy/edgeproxy/crdt"
 )
 
 // scenario is a mesh, what it writes, and what happens to it.
@@ -13,6 +15,7 @@ type scenario struct {
 	every   time.Duration // each POP changes a row so often
 	lasting time.Duration // while it is measured
 	loss    float64       // share of the frames that vanish, on streams that lose nothing in fact
+	late    int           // POPs that join while it is measured
 	happens func(w *world)
 	mends   bool // delays have no target: some POPs cannot be reached for a while
 }
@@ -21,11 +24,13 @@ var scenarios = []scenario{
 	{name: "100 POPs", pops: 100, every: 10 * time.Second, lasting: time.Minute},
 	{name: "100 POPs, 2 % of frames lost", pops: 100, every: 10 * time.Second, lasting: time.Minute, loss: 0.02, mends: true},
 	{name: "100 POPs, 10 die", pops: 100, every: 10 * time.Second, lasting: time.Minute, happens: tenthDies, mends: true},
-	{name: "100 POPs, 10 join", pops: 100, every: 10 * time.Second, lasting: time.Minute, happens: tenthJoins},
+	{name: "100 POPs, 10 join", pops: 100, every: 10 * time.Second, lasting: time.Minute, late: 10},
 	{name: "100 POPs, cut in two for 20 s", pops: 100, every: 10 * time.Second, lasting: time.Minute, happens: cut, mends: true},
 	{name: "1000 POPs", pops: 1000, every: 10 * time.Second, lasting: 20 * time.Second},
 	{name: "1000 POPs, 2 % of frames lost", pops: 1000, every: 40 * time.Second, lasting: 20 * time.Second, loss: 0.02, mends: true},
 	{name: "1000 POPs, 100 die", pops: 1000, every: 40 * time.Second, lasting: 20 * time.Second, happens: tenthDies, mends: true},
+	{name: "1000 POPs, 100 join", pops: 1000, every: 40 * time.Second, lasting: 20 * time.Second, late: 100},
+	{name: "1000 POPs, cut in two for 20 s", pops: 1000, every: 40 * time.Second, lasting: 40 * time.Second, happens: cut, mends: true},
 }
 
 // warm is how long a mesh runs before it is measured: every POP has been heard
@@ -37,16 +42,15 @@ func (sc scenario) warm() time.Duration {
 	return 30 * time.Second
 }
 
-func (sc scenario) run(seed uint64) result {
+// run says what came of it, and meanwhile how far it is.
+func (sc scenario) run(seed uint64, progress func(done float64)) result {
 	w := newWorld(sc.pops, seed, sc.loss)
-	first := w.pops
-	if sc.happens != nil {
-		first = w.pops[:sc.pops-sc.late()]
-	}
-	w.start(first, sc.every)
+	const settling = time.Minute // for what is still on its way at the end
+	whole := time.Second + sc.warm() + sc.lasting + settling
+	w.second = func() { progress(float64(w.clock.now) / float64(whole)) }
+	w.start(w.pops[:sc.pops-sc.late], sc.every)
 	w.relink()
-	w.run(time.Second)
-	w.run(sc.warm())
+	w.run(time.Second + sc.warm())
 	w.counting, w.copies, w.pulls = true, 0, 0
 	for _, p := range w.pops {
 		p.bytes = 0
@@ -54,23 +58,21 @@ func (sc scenario) run(seed uint64) result {
 	if sc.happens != nil {
 		sc.happens(w)
 	}
+	if sc.late > 0 {
+		w.clock.after(5*time.Second, func() {
+			w.start(w.pops[sc.pops-sc.late:], sc.every)
+			w.relink()
+		})
+	}
 	w.run(sc.lasting)
 	r := w.result(sc)
 	w.counting = false
 	for _, p := range w.pops {
 		p.quiet = true
 	}
-	w.run(time.Minute) // what is still on its way
+	w.run(settling)
 	r.left = w.left()
 	return r
-}
-
-// late are the POPs that come later.
-func (sc scenario) late() int {
-	if sc.name == "100 POPs, 10 join" {
-		return sc.pops / 10
-	}
-	return 0
 }
 
 // tenthDies has every tenth POP die; the others notice a second later.
@@ -84,13 +86,6 @@ func tenthDies(w *world) {
 		}
 	})
 	w.clock.after(6*time.Second, w.relink)
-}
-
-func tenthJoins(w *world) {
-	w.clock.after(5*time.Second, func() {
-		w.start(w.pops[len(w.pops)-len(w.pops)/10:], 10*time.Second)
-		w.relink()
-	})
 }
 
 // cut parts the mesh by hemisphere; streams end some seconds later.
@@ -110,7 +105,7 @@ type result struct {
 	copies            float64 // of a write at a POP
 	pulls             int
 	rate              float64 // bytes sent per POP and second, on average
-	left              int     // writes that a POP lacks at the end
+	left              int     // POPs that lack something at the end
 }
 
 func (w *world) result(sc scenario) (r result) {
@@ -131,29 +126,49 @@ func (w *world) result(sc scenario) (r result) {
 	return r
 }
 
-// left is how many heads of POPs that live are lower than another's.
+// left is how many POPs that live hold other records than the first of them, or
+// lack a write that is known anywhere.
 func (w *world) left() (n int) {
-	for o := range w.pops {
-		most := uint32(0)
-		for _, p := range w.pops {
-			if p.up {
-				most = max(most, p.heads[o])
-			}
-		}
-		for _, p := range w.pops {
-			if p.up && p.heads[o] < most {
-				n++
+	most := make([]uint32, len(w.pops))
+	var states []crdt.Sum
+	for _, p := range w.pops {
+		if p.up {
+			for o, to := range p.heads {
+				most[o] = max(most[o], to)
 			}
 		}
 	}
+	for _, p := range w.pops {
+		if !p.up {
+			continue
+		}
+		mine := p.replica.States()
+		if states == nil {
+			states = mine
+		}
+		if !slices.Equal(states, mine) || !slices.Equal(p.heads, most) || !p.agrees() {
+			n++
+		}
+	}
 	return n
+}
+
+// agrees says whether the replica's heads are what was counted along.
+func (p *pop) agrees() bool {
+	heads := p.replica.Heads()
+	for o, to := range p.heads {
+		if heads[p.w.pops[o].origin()] != uint64(to) {
+			return false
+		}
+	}
+	return true
 }
 
 // missed says which target was.
 func (r result) missed(sc scenario) string {
 	switch {
 	case r.left > 0:
-		return fmt.Sprintf("MISSED: %d heads are behind", r.left)
+		return fmt.Sprintf("MISSED: %d POPs lack something", r.left)
 	case r.rate > 150e3:
 		return "MISSED: over 150 kB/s"
 	case sc.mends:

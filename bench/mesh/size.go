@@ -14,19 +14,16 @@ import (
 const overhead = 5 + 22
 
 // row is one of a POP's ten-column table, changed by it.
-func row(r *crdt.Replica, id string, weight int) crdt.Delta {
-	return r.Write(crdt.Key{Table: "backends", PK: crdt.PK(crdt.TextValue(id))}, crdt.At(1_700_000_000_000), map[string]crdt.Value{
+func row(r *crdt.Replica, id string, ms int64, weight int) crdt.Delta {
+	return r.Write(crdt.Key{Table: "backends", PK: crdt.PK(crdt.TextValue(id))}, crdt.At(ms), map[string]crdt.Value{
 		"app": crdt.TextValue("myapp"), "region": crdt.TextValue("sa"), "wg_ip": crdt.TextValue("10.50.1.1"), "port": crdt.IntValue(8080),
 		"healthy": crdt.IntValue(1), "weight": crdt.IntValue(int64(weight)), "soft_limit": crdt.IntValue(50), "hard_limit": crdt.IntValue(100),
 		"deleted": crdt.IntValue(0),
 	})
 }
 
-// rowBytes are those of a delta of one row.
-var rowBytes = func() uint64 {
-	r := crdt.NewReplica(crdt.Origin{Node: "gru-1000", Epoch: 1})
-	return uint64(len(row(r, "sa-node-1", 1).Append(nil)))
-}()
+// epoch is when virtual time begins, in ms since 1970.
+const epoch = 1_700_000_000_000
 
 // beatBytes are those of a beat with eight counts, as many as a report has.
 const beatBytes = 1 + 8 + 3 + 2 + 8 + 6 + (9 + 3 + 3 + 1) + 8*(10+2) + 6
@@ -34,18 +31,24 @@ const beatBytes = 1 + 8 + 3 + 2 + 8 + 6 + (9 + 3 + 3 + 1) + 8*(10+2) + 6
 func (m *message) size() uint64 {
 	const name = 9 // of a POP, with its length
 	n := uint64(overhead)
+	entry := func(to uint32) { n += name + 1 + uint64(len(binary.AppendUvarint(nil, uint64(to)))) }
 	switch m.kind {
-	case push:
-		return n + rowBytes
+	case push, pulled:
+		return n + m.length + m.length/frameBytes*overhead
 	case beat:
 		return n + beatBytes
-	case have, pull:
-		for _, s := range m.list {
-			n += name + 1 + uint64(len(binary.AppendUvarint(nil, uint64(max(s.to, s.from)))))
+	case have:
+		for _, h := range m.heads {
+			entry(h.to)
+		}
+		return n
+	case pull:
+		for _, to := range m.all {
+			entry(to)
 		}
 		return n
 	}
-	return n + 1 + name
+	return n + 1 + name*uint64(len(m.origins))
 }
 
 // memory is what a POP's records take: a whole replica of so many rows, whose
@@ -60,7 +63,7 @@ func memory(rows, pops int) uint64 {
 		writers[i] = crdt.NewReplica(crdt.Origin{Node: names[i], Epoch: 1})
 	}
 	for i := range rows {
-		d := row(writers[i%pops], names[i%pops]+"/"+string(rune(0x4e00+i)), i)
+		d := row(writers[i%pops], names[i%pops]+"/"+string(rune(0x4e00+i)), epoch, i)
 		copied, _, err := crdt.DecodeDelta(d.Append(nil)) // its own memory, as from a stream
 		if err != nil {
 			panic(err)

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/edgeproxy/edgeproxy/crdt"
 	"github.com/edgeproxy/edgeproxy/gossip/overlay"
 )
 
@@ -16,13 +17,14 @@ type world struct {
 	clock  clock
 	pops   []*pop
 	byName map[string]*pop
+	index  map[crdt.Origin]uint32
 	loss   float64
 	side   func(*pop) bool // of a partition; nil: there is none
 	buffer []string
 
+	second   func() // called after each of virtual time
 	counting bool
-	written  map[[2]uint32]time.Duration // of writes that count: when
-	missing  map[[2]uint32]int           // at how many POPs they are still to arrive
+	written  map[head]time.Duration // of writes that count: when
 	delays   []time.Duration
 	copies   int
 	pulls    int
@@ -30,18 +32,30 @@ type world struct {
 }
 
 func newWorld(n int, seed uint64, loss float64) *world {
-	w := &world{loss: loss, byName: map[string]*pop{}, written: map[[2]uint32]time.Duration{}, missing: map[[2]uint32]int{}}
+	w := &world{loss: loss, byName: map[string]*pop{}, index: map[crdt.Origin]uint32{}, written: map[head]time.Duration{}}
 	w.clock.rnd = rand.New(rand.NewPCG(seed, 1))
 	for i := range n {
 		name := fmt.Sprintf("%s-%d", metros[i%len(metros)].code, i)
-		w.pops = append(w.pops, &pop{
+		p := &pop{
 			w: w, index: uint32(i), name: name, metro: metros[i%len(metros)],
 			trees: overlay.NewTrees(name), links: map[string]*line{}, heads: make([]uint32, n), beats: make([]uint32, n),
-			news: map[uint32]bool{}, asked: map[uint32]time.Duration{},
-		})
-		w.byName[name] = w.pops[i]
+			news: map[uint32]bool{},
+		}
+		p.replica = crdt.NewReplica(p.origin())
+		w.pops, w.byName[name], w.index[p.origin()] = append(w.pops, p), p, uint32(i)
 	}
 	return w
+}
+
+// now is virtual time in ms since 1970.
+func (w *world) now() int64 { return epoch + w.clock.now.Milliseconds() }
+
+func (w *world) names(origins []uint32) []string {
+	names := make([]string, 0, len(origins))
+	for _, o := range origins {
+		names = append(names, w.pops[o].name)
+	}
+	return names
 }
 
 func sorted(set map[uint32]bool) []uint32 { return slices.Sorted(maps.Keys(set)) }
@@ -107,9 +121,11 @@ func (w *world) unlink(p, q *pop) {
 	delete(p.links, q.name)
 	grafts := p.trees.Down(q.name)
 	for _, to := range slices.Sorted(maps.Keys(grafts)) {
+		m := &message{kind: graft, from: p, to: p.links[to].to}
 		for _, name := range grafts[to] {
-			p.send(&message{kind: graft, from: p, to: p.links[to].to, stretch: stretch{origin: w.byName[name].index}})
+			m.origins = append(m.origins, w.byName[name].index)
 		}
+		p.send(m)
 	}
 }
 
@@ -126,7 +142,8 @@ func (w *world) forget(p *pop) {
 func (w *world) start(pops []*pop, every time.Duration) {
 	for _, p := range pops {
 		p.up, p.since = true, w.clock.now
-		p.heads[p.index]++ // its own row
+		row(p.replica, p.name, w.now(), 0)
+		p.heads[p.index]++
 		w.clock.after(w.clock.around(antiEntropy), p.round)
 		w.clock.after(w.clock.around(every), func() { w.keepWriting(p, every) })
 		if pace := w.beatEvery(); pace > 0 {
@@ -150,9 +167,13 @@ func (w *world) keepWriting(p *pop, every time.Duration) {
 // run lets so much time pass.
 func (w *world) run(d time.Duration) {
 	end := w.clock.now + d
+	told := w.clock.now.Truncate(time.Second)
 	for len(w.clock.queue) > 0 && w.clock.queue[0].at <= end {
 		e := heap.Pop(&w.clock.queue).(event)
-		w.clock.now = e.at
+		if w.clock.now = e.at; w.clock.now >= told+time.Second {
+			told = w.clock.now.Truncate(time.Second)
+			w.second()
+		}
 		if e.msg != nil {
 			e.msg.to.took(e.msg)
 		} else {
@@ -164,14 +185,16 @@ func (w *world) run(d time.Duration) {
 
 // wrote is that a write is to arrive everywhere.
 func (w *world) wrote(p *pop, seq uint32) {
-	if !w.counting {
-		return
+	if w.counting {
+		w.written[head{p.index, seq}] = w.clock.now
 	}
-	key := [2]uint32{p.index, seq}
-	w.written[key] = w.clock.now
-	for _, q := range w.pops {
-		if q.up && q != p {
-			w.missing[key]++
+}
+
+// copied is that writes have come to a POP, whether or not it had them.
+func (w *world) copied(r crdt.Range) {
+	for seq := r.From + 1; seq <= r.To; seq++ {
+		if _, ok := w.written[head{w.index[r.Origin], uint32(seq)}]; ok {
+			w.copies++
 		}
 	}
 }
@@ -179,12 +202,8 @@ func (w *world) wrote(p *pop, seq uint32) {
 // arrived is that a POP has some writes now.
 func (w *world) arrived(p *pop, origin, from, to uint32) {
 	for seq := from + 1; seq <= to; seq++ {
-		key := [2]uint32{origin, seq}
-		if at, ok := w.written[key]; ok && at >= p.since {
+		if at, ok := w.written[head{origin, seq}]; ok && at >= p.since {
 			w.delays = append(w.delays, w.clock.now-at)
-			if w.missing[key]--; w.missing[key] == 0 {
-				delete(w.missing, key)
-			}
 		}
 	}
 }
