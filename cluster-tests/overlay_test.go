@@ -25,7 +25,7 @@ func testOverlay(t *testing.T, limit int) {
 	a := b.row()
 	a.hard = 60
 	strict := limit == 2 // which opens streams of its own
-	env := []string{fmt.Sprintf("EDGEPROXY_FANOUT_LIMIT=%d", limit)}
+	env := []string{fmt.Sprintf("%s=%d", fanoutLimit, limit)}
 	if strict {
 		env = append(env, "EDGEPROXY_STRICT_LIMITS=on")
 	}

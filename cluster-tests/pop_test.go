@@ -37,6 +37,8 @@ type pop struct {
 	ended chan struct{} // closed when the process has ended
 }
 
+const fanoutLimit = "EDGEPROXY_FANOUT_LIMIT"
+
 // newPOP makes a POP on free ports with a directory of its own. It starts nothing.
 func newPOP(t testing.TB, env ...string) *pop {
 	t.Helper()
@@ -52,6 +54,10 @@ func newPOP(t testing.TB, env ...string) *pop {
 		"EDGEPROXY_GOSSIP_ADDR=127.0.0.1:0", "EDGEPROXY_SYNC_ADDR=127.0.0.1:0",
 		"EDGEPROXY_DB_PATH=" + p.db, "EDGEPROXY_LOG_LEVEL=debug",
 	}, env...)
+	// The tests of a few POPs, with the mesh of many.
+	if limit := os.Getenv(fanoutLimit); limit != "" && p.setting(fanoutLimit) == "" {
+		p.env = append(p.env, fanoutLimit+"="+limit)
+	}
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("%s\n%s", p.state(), p.log.digest())

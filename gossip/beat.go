@@ -3,6 +3,7 @@ package gossip
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"time"
 )
@@ -23,6 +24,7 @@ const (
 	maxBeatParts = 64
 	firstSeek    = time.Second // between two questions for a POP that is not heard, doubling
 	lastSeek     = time.Minute
+	mostKept     = 1 << 16 // counts, and verdicts, of one POP
 )
 
 func beatEvery(pops int) time.Duration {
@@ -31,7 +33,7 @@ func beatEvery(pops int) time.Duration {
 
 // voice is what is known of a POP by its beats.
 type voice struct {
-	beat             // the last one, its load all that it has said
+	beat             // the last one, its load all that it has said; the counts are nobody else's
 	at     time.Time // when it was made, by our clock
 	heard  time.Time
 	offset time.Duration // its raw clock minus ours
@@ -46,28 +48,52 @@ func (v *voice) take(b beat, now time.Time) bool {
 	if !b.load.Whole && (b.load.Life != v.load.Life || b.prev > v.load.Seq) {
 		return false
 	}
-	whole := b.load
 	made := now.Add(-b.load.Age)
-	if !whole.Whole {
-		whole = v.aged(made).then(b.load)
+	counts, said := v.load.Counts, b.said || v.said && v.load.Life == b.load.Life
+	var verdicts map[string]LoadVerdict
+	if b.load.Whole || counts == nil {
+		counts = map[string]int64{}
 	}
-	whole.Whole, whole.Suspects = true, nil // those are of the moment
-	whole.Unchecked = nil
-	said := b.said || v.said && v.load.Life == b.load.Life
+	if !b.load.Whole {
+		verdicts = v.aged(made)
+	}
+	for id, n := range b.load.Counts {
+		if _, known := counts[id]; n == 0 {
+			delete(counts, id)
+		} else if known || len(counts) < mostKept {
+			counts[id] = n
+		}
+	}
+	whole := Load{Life: b.load.Life, Seq: b.load.Seq, Age: b.load.Age, Rates: b.load.Rates, Whole: true, Counts: counts}
+	whole.Verdicts = (Load{Verdicts: verdicts}).then(b.load).Verdicts
+	for id := range whole.Verdicts {
+		if len(whole.Verdicts) <= mostKept {
+			break
+		}
+		delete(whole.Verdicts, id)
+	}
 	v.beat, v.at, v.heard, v.pause = b, made, now, 0
-	v.load, v.said = whole, said
+	v.load, v.said = whole, said // suspects are of the moment
 	return true
 }
 
-// aged is all it has said, with its verdicts as old as they are at that time.
-func (v *voice) aged(at time.Time) Load {
-	l, more := v.load, max(0, at.Sub(v.at))
-	l.Verdicts = make(map[string]LoadVerdict, len(v.load.Verdicts))
+// aged is its verdicts, as old as they are at that time.
+func (v *voice) aged(at time.Time) map[string]LoadVerdict {
+	more := max(0, at.Sub(v.at))
+	verdicts := make(map[string]LoadVerdict, len(v.load.Verdicts))
 	for id, verdict := range v.load.Verdicts {
 		verdict.For = min(verdict.For+more, MaxLoadFor)
-		l.Verdicts[id] = verdict
+		verdicts[id] = verdict
 	}
-	return l
+	return verdicts
+}
+
+// whole is all it has said, for somebody who has not heard it.
+func (v *voice) whole(now time.Time) beat {
+	b := v.beat
+	b.prev, b.load.Age = 0, now.Sub(v.at)
+	b.load.Counts, b.load.Verdicts = maps.Clone(v.load.Counts), v.aged(now) // ours are written to
+	return b
 }
 
 // waitingBeat is a beat that waits to be sent, since then.
@@ -158,7 +184,9 @@ func (m *Mesh) takeBeatLocked(s *stream, b *beat, now time.Time) bool {
 	}
 	origin := []string{b.origin}
 	if b.origin == m.cfg.Node || b.load.Life < p.voice.load.Life || b.load.Life == p.voice.load.Life && b.load.Seq <= p.voice.load.Seq {
-		if s.class == classTree && m.trees.Again(b.origin, s.node) {
+		// One that is whole may be the answer to our question, of who knows no
+		// more than we do: no reason to hear nothing from it any more.
+		if s.class == classTree && !b.load.Whole && m.trees.Again(b.origin, s.node) {
 			s.turn(origin, turnPrune)
 		}
 		return false
@@ -206,10 +234,7 @@ func (m *Mesh) tellLocked(s *stream, origins []string, now time.Time) {
 		if v.at.IsZero() || origin == s.node || now.Sub(v.at) >= MaxLoadAge {
 			continue
 		}
-		b := v.beat
-		b.load, b.prev = v.aged(now), 0
-		b.load.Age = now.Sub(v.at)
-		s.putBeat(b, now)
+		s.putBeat(v.whole(now), now)
 	}
 }
 
@@ -279,7 +304,7 @@ func (m *Mesh) seekLocked(now time.Time) {
 	if len(m.trees.Links()) == 0 {
 		return
 	}
-	silent := 3*beatEvery(m.count) + time.Second
+	silent := beatEvery(m.count)*3/2 + time.Second // with 4 s, well within the lease of 10 s
 	var origins []string
 	for node, p := range m.peers {
 		v := &p.voice

@@ -14,6 +14,7 @@ const (
 	censusEvery  = time.Minute     // until somebody asks for the next,
 	censusSpread = time.Minute / 2 // and so much later, by chance
 	censusAhead  = time.Minute     // one of later than this from now is not taken
+	censusPace   = time.Second     // between two to one neighbour, whoever asks how often
 )
 
 // meshTimeLocked is in ms since 1970.
@@ -27,27 +28,39 @@ func (m *Mesh) askCensusLocked(now time.Time) {
 	if now.Before(m.censusAt) || len(m.trees.Links()) == 0 {
 		return
 	}
-	m.newCensusLocked(censusFrame{id: m.meshTimeLocked(), heads: m.own.Clone()}, "", now)
+	m.newCensusLocked(censusFrame{id: m.meshTimeLocked(), heads: m.own.Clone()}, now)
 }
 
 func (m *Mesh) laterCensusLocked(now time.Time) {
 	m.censusAt = now.Add(censusEvery + time.Duration(float64(censusSpread)*m.cfg.Rand()))
 }
 
-// newCensusLocked goes to all neighbours but the one that it came from. A later
-// one replaces it, wherever it is.
-func (m *Mesh) newCensusLocked(f censusFrame, from string, now time.Time) {
+// newCensusLocked goes to all neighbours. A later one replaces it, wherever it is.
+func (m *Mesh) newCensusLocked(f censusFrame, now time.Time) {
 	if f.id <= m.census.id || f.id > m.meshTimeLocked()+censusAhead.Milliseconds() {
 		return
 	}
 	m.census = f
 	m.laterCensusLocked(now)
-	frame := appendFrame(nil, kindCensus, f.append)
 	for _, node := range m.trees.Links() {
-		if node != from {
-			m.peers[node].stream.send(frame)
-		}
+		notify(m.peers[node].stream.wake)
 	}
+}
+
+// takeCensus adds the latest census where a neighbour has not told of it, nor
+// was told.
+func (s *stream) takeCensus(b []byte, now time.Time, soon *schedule) []byte {
+	s.m.mu.Lock()
+	defer s.m.mu.Unlock()
+	if s.class != classTree || s.m.census.id <= s.census {
+		return b
+	}
+	if at := s.censusAt.Add(censusPace); now.Before(at) {
+		soon.by(at)
+		return b
+	}
+	s.census, s.censusAt = s.m.census.id, now
+	return appendFrame(b, kindCensus, s.m.census.append)
 }
 
 func (s *stream) tookCensus(f censusFrame) error {
@@ -59,7 +72,8 @@ func (s *stream) tookCensus(f censusFrame) error {
 	if err := checkHeads(f.heads); err != nil {
 		return err
 	}
-	s.m.newCensusLocked(f, s.node, time.Now())
+	s.census = max(s.census, f.id)
+	s.m.newCensusLocked(f, time.Now())
 	return nil
 }
 

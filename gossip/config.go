@@ -74,6 +74,7 @@ type Config struct {
 	Handshake   time.Duration // from connecting to the peer's hello; 5 s
 	AntiEntropy time.Duration // ± 50 %; 10 s
 	Digest      time.Duration // ± 50 %; 1 min
+	Stray       time.Duration // ± 50 %; above FanoutLimit, how often some POP that is no neighbour is asked what it has; 1 min
 	Forget      time.Duration // a peer is disconnected when SetPeers has left it out for so long; 30 s
 
 	FrameBytes int // of a delta, about; 64 KiB
@@ -147,6 +148,7 @@ func (c *Config) defaults() {
 	zeroOr(&c.Handshake, 5*time.Second)
 	zeroOr(&c.AntiEntropy, 10*time.Second)
 	zeroOr(&c.Digest, time.Minute)
+	zeroOr(&c.Stray, time.Minute)
 	zeroOr(&c.Forget, 30*time.Second)
 	zeroOr(&c.FrameBytes, 64<<10)
 	zeroOr(&c.MaxFrame, 1<<20)

@@ -41,11 +41,13 @@ func (m *Mesh) chooseLocked(now time.Time) (next time.Time) {
 			continue
 		}
 		m.count++
-		if now.Before(p.fullUntil) {
+		switch {
+		case p.meshed: // it is no link of the overlay, and dialed in any case
+		case now.Before(p.fullUntil):
 			later(p.fullUntil)
-			continue
+		default:
+			peers = append(peers, overlay.Peer{Node: p.node, RTT: p.rtt, Down: p.stream == nil && (p.down || p.err != "")})
 		}
-		peers = append(peers, overlay.Peer{Node: p.node, RTT: p.rtt, Down: p.stream == nil && p.err != ""})
 	}
 	was := m.large
 	m.large = m.count > m.cfg.FanoutLimit
@@ -66,7 +68,7 @@ func (m *Mesh) chooseLocked(now time.Time) (next time.Time) {
 		if m.large && now.Before(called) {
 			later(called)
 		}
-		dial := !m.large || wanted[node] || now.Before(called)
+		dial := !m.large || p.meshed || wanted[node] || now.Before(called)
 		if p.wanted = wanted[node]; p.dial != dial {
 			p.dial = dial
 			notify(p.kick)
@@ -122,6 +124,10 @@ func (m *Mesh) relinkLocked(s *stream, now time.Time) {
 	}
 	s.mine = mine
 	class := m.classLocked(s)
+	if meshed := class == classFull; m.large && meshed != s.peer.meshed {
+		s.peer.meshed = meshed
+		m.rechooseLocked()
+	}
 	if class == s.class && s.classed {
 		return
 	}
@@ -133,9 +139,7 @@ func (m *Mesh) relinkLocked(s *stream, now time.Time) {
 	switch {
 	case class == classTree:
 		m.trees.Up(s.node)
-		if m.census.id > 0 {
-			s.send(appendFrame(nil, kindCensus, m.census.append))
-		}
+		notify(s.wake)    // for the census
 		notify(m.beating) // for what is to be asked for
 	case class == classLine:
 		s.idle = now

@@ -86,6 +86,7 @@ func (m *Mesh) Run(ctx context.Context) error {
 	wg.Go(func() { m.applyAll(ctx) })
 	wg.Go(func() { m.every(ctx, m.cfg.AntiEntropy, m.antiEntropy) })
 	wg.Go(func() { m.every(ctx, m.cfg.Digest, m.digest) })
+	wg.Go(func() { m.every(ctx, m.cfg.Stray, m.stray) })
 	wg.Go(func() { m.beatAll(ctx) })
 	for {
 		var look <-chan time.Time

@@ -64,16 +64,21 @@ func (m *Mesh) callLocked(peer string, n Note, now time.Time) *stream {
 		return nil
 	}
 	if m.large {
-		again := now.Sub(p.called) < m.cfg.Forget
-		if p.called = now; !again {
-			p.notes = notes{} // what waited is as old as that
-			m.rechooseLocked()
-		}
+		m.openLocked(p, now)
 		if _, waits := p.notes.bodies[n.Key]; p.stream == nil && (waits || len(p.notes.keys) < maxCalls) {
 			p.notes.add(n)
 		}
 	}
 	return p.stream
+}
+
+// openLocked has a stream to the peer opened, or kept, for Config.Forget.
+func (m *Mesh) openLocked(p *peer, now time.Time) {
+	again := now.Sub(p.called) < m.cfg.Forget
+	if p.called = now; !again {
+		p.notes = notes{} // what waited is as old as that
+		m.rechooseLocked()
+	}
 }
 
 // giveNotes leaves what waits to another stream. It is called with Mesh.mu.

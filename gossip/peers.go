@@ -31,6 +31,8 @@ type peer struct {
 	warned  map[string]time.Time
 
 	rtt       time.Duration // by membership, 0: not known
+	down      bool          // by membership
+	meshed    bool          // at last it wanted a stream with everybody, or knew nothing else
 	dial      bool          // a stream is to be held
 	wanted    bool          // as a neighbour
 	fullUntil time.Time     // it has refused to be one
@@ -44,6 +46,7 @@ type Peer struct {
 	Node string
 	Addr string        // its sync address, host:port
 	RTT  time.Duration // about; 0: not known
+	Down bool          // membership does not hear it
 }
 
 // SetPeers says who there is now; this POP may be among them. A peer that is
@@ -61,7 +64,10 @@ func (m *Mesh) SetPeers(peers []Peer) {
 			continue
 		}
 		p := m.peerLocked(listed.Node)
-		p.listed = true
+		if p.down && !listed.Down {
+			p.err = "" // what we last knew of it is over
+		}
+		p.listed, p.down = true, listed.Down
 		if l, old := listed.RTT, p.rtt; l > 0 && (old == 0 || l > 2*old || l < old/2) {
 			p.rtt = l // what wavers does not change who is a neighbour
 		}

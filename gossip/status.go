@@ -109,6 +109,26 @@ func (m *Mesh) twoOfLocked(all []*stream) []*stream {
 	return []*stream{near, all[int(m.cfg.Rand()*float64(len(all)))%len(all)]}
 }
 
+// stray opens a stream to some POP that is no neighbour. Its hello, and ours,
+// shows what either side lacks. So what was written arrives in the end were the
+// neighbours to keep it from us, or the links to fall apart.
+func (m *Mesh) stray(context.Context) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.large {
+		return
+	}
+	var others []string
+	for node, p := range m.peers {
+		if p.listed && !p.dial && !p.down && p.stream == nil {
+			others = append(others, node)
+		}
+	}
+	if slices.Sort(others); len(others) > 0 {
+		m.openLocked(m.peers[others[int(m.cfg.Rand()*float64(len(others)))%len(others)]], time.Now())
+	}
+}
+
 // counters are Stats while they count.
 type counters struct {
 	handshakesRefused, dialsFailed, conflicts, keyringsRefused, notesRefused atomic.Uint64

@@ -71,6 +71,8 @@ type stream struct {
 	class        class
 	classed      bool
 	idle         time.Time // since when it is a line
+	census       int64     // the latest that the peer knows of
+	censusAt     time.Time // when it was told of one
 
 	parts      *beat // the reader's: of a beat that is not complete
 	partsTaken int

@@ -16,7 +16,7 @@ import (
 // Versions of the protocol that this edgeproxy speaks.
 const (
 	protocolMin = 1
-	protocolMax = 4
+	protocolMax = protocolOverlay
 
 	protocolLoad = 2 // from which on a peer takes kindLoad
 	protocolNote = 3 // and kindNote

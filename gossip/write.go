@@ -32,6 +32,7 @@ func (s *stream) write(ctx context.Context) error {
 				flushed, b = now, nil
 			}
 		}
+		b = s.takeCensus(b, now, &soon)
 		b = s.announce(b, now, &soon)
 		b = s.pullIfDue(b, now, &soon)
 		if err := s.push(ctx, b); err != nil {

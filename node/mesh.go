@@ -212,7 +212,7 @@ func (m *replication) follow(ctx context.Context) {
 		if err := m.roster.update(members, time.Now()); err != nil {
 			m.log.Error().Err(err).Msg("the POPs known cannot be kept")
 		}
-		m.streams.SetPeers(withRTT(m.roster.list(), members))
+		m.streams.SetPeers(asSeen(m.roster.list(), members))
 		m.picture.setMembers(positionsOf(members))
 		m.vigil.setMembers(others(members))
 		for _, member := range members {
@@ -238,16 +238,20 @@ func (m *replication) follow(ctx context.Context) {
 	}
 }
 
-// withRTT says how far the peers are, as far as membership knows.
-func withRTT(peers []gossip.Peer, members []membership.Member) []gossip.Peer {
-	rtts := make(map[string]time.Duration, len(members))
+// asSeen says how far the peers are and who does not answer, as far as
+// membership knows.
+func asSeen(peers []gossip.Peer, members []membership.Member) []gossip.Peer {
+	seen := make(map[string]membership.Member, len(members))
 	for _, m := range members {
-		if m.HasRTT {
-			rtts[m.Name] = m.RTT
-		}
+		seen[m.Name] = m
 	}
 	for i := range peers {
-		peers[i].RTT = rtts[peers[i].Node]
+		p := &peers[i]
+		m := seen[p.Node]
+		p.Down = m.Status == membership.StatusFailed
+		if m.HasRTT {
+			p.RTT = m.RTT
+		}
 	}
 	return peers
 }
