@@ -1,7 +1,6 @@
 package main
 
 import (
-	"container/heap"
 	"math/rand/v2"
 	"time"
 )
@@ -15,19 +14,45 @@ type event struct {
 	msg   *message // instead of do
 }
 
+func (e event) before(o event) bool { return e.at < o.at || e.at == o.at && e.order < o.order }
+
+// events is a binary heap. That of the library would allocate for each event.
 type events []event
 
-func (e events) Len() int { return len(e) }
-func (e events) Less(i, j int) bool {
-	return e[i].at < e[j].at || e[i].at == e[j].at && e[i].order < e[j].order
+func (q *events) push(e event) {
+	*q = append(*q, e)
+	all := *q
+	for i := len(all) - 1; i > 0; {
+		up := (i - 1) / 2
+		if !all[i].before(all[up]) {
+			return
+		}
+		all[i], all[up] = all[up], all[i]
+		i = up
+	}
 }
-func (e events) Swap(i, j int) { e[i], e[j] = e[j], e[i] }
-func (e *events) Push(x any)   { *e = append(*e, x.(event)) }
-func (e *events) Pop() any {
-	old := *e
-	last := old[len(old)-1]
-	*e = old[:len(old)-1]
-	return last
+
+// pop takes the earliest; there is one.
+func (q *events) pop() event {
+	all := *q
+	first, last := all[0], len(all)-1
+	all[0], all[last] = all[last], event{}
+	all = all[:last]
+	*q = all
+	for i := 0; ; {
+		next := 2*i + 1
+		if next >= last {
+			return first
+		}
+		if next+1 < last && all[next+1].before(all[next]) {
+			next++
+		}
+		if !all[next].before(all[i]) {
+			return first
+		}
+		all[i], all[next] = all[next], all[i]
+		i = next
+	}
 }
 
 // clock is virtual time.
@@ -40,12 +65,12 @@ type clock struct {
 
 func (c *clock) after(d time.Duration, do func()) {
 	c.order++
-	heap.Push(&c.queue, event{at: c.now + d, order: c.order, do: do})
+	c.queue.push(event{at: c.now + d, order: c.order, do: do})
 }
 
 func (c *clock) deliver(d time.Duration, m *message) {
 	c.order++
-	heap.Push(&c.queue, event{at: c.now + d, order: c.order, msg: m})
+	c.queue.push(event{at: c.now + d, order: c.order, msg: m})
 }
 
 // around is a duration ± 50 %.

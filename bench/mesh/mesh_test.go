@@ -2,6 +2,7 @@ package main
 
 import (
 	"flag"
+	"math/rand/v2"
 	"os"
 	"testing"
 	"time"
@@ -61,6 +62,22 @@ func TestWholeMesh(t *testing.T) {
 	r := sc.run(1, func(float64) {})
 	if why := r.missed(sc); why != "" || r.pulls > 0 {
 		t.Errorf("%s: %+v", why, r)
+	}
+}
+
+// TestEvents: the earliest comes first, of one moment the one planned first.
+func TestEvents(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(1, 1))
+	var q events
+	for i := range 1000 {
+		q.push(event{at: time.Duration(rnd.IntN(100)), order: uint64(i)})
+	}
+	for last := (event{}); len(q) > 0; {
+		e := q.pop()
+		if e.before(last) {
+			t.Fatalf("%v after %v", e, last)
+		}
+		last = e
 	}
 }
 

@@ -106,14 +106,14 @@ func (p *pop) write() {
 	d := row(p.replica, id, p.w.now(), p.writes)
 	p.heads[p.index]++
 	p.w.wrote(p, p.heads[p.index])
-	p.onward(d, nil)
+	p.onward(d, uint64(len(d.Append(nil))), nil)
 	p.changed(p.index)
 }
 
 // onward passes a delta on, as package gossip does: each range along its
 // origin's tree, not to whoever is known to have it, and with the rows that it is
 // about.
-func (p *pop) onward(d crdt.Delta, from *pop) {
+func (p *pop) onward(d crdt.Delta, length uint64, from *pop) {
 	ranges := map[string][]crdt.Range{}
 	var order []string
 	for _, r := range d.Ranges {
@@ -129,7 +129,6 @@ func (p *pop) onward(d crdt.Delta, from *pop) {
 			}
 		}
 	}
-	length := uint64(len(d.Append(nil)))
 	for _, to := range order {
 		m := &message{kind: push, from: p, to: p.links[to].to, delta: d, length: length}
 		if len(ranges[to]) < len(d.Ranges) {
@@ -204,9 +203,15 @@ func (p *pop) tookDelta(l *line, m *message) {
 		}
 	}
 	if len(moved) > 0 && m.length <= frameBytes {
-		p.onward(narrowed(m.delta, moved), m.from)
+		d, length := narrowed(m.delta, moved), m.length
+		if len(moved) < len(m.delta.Ranges) {
+			length = uint64(len(d.Append(nil)))
+		}
+		p.onward(d, length, m.from)
 	}
-	p.look(l)
+	if m.kind == pulled || len(moved) < len(fresh) {
+		p.look(l)
+	}
 }
 
 // note tells the overlay of a copy, and the neighbour what follows from it.

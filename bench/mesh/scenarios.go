@@ -27,10 +27,10 @@ var scenarios = []scenario{
 	{name: "100 POPs, 10 join", pops: 100, every: 10 * time.Second, lasting: time.Minute, late: 10},
 	{name: "100 POPs, cut in two for 20 s", pops: 100, every: 10 * time.Second, lasting: time.Minute, happens: cut, mends: true},
 	{name: "1000 POPs", pops: 1000, every: 10 * time.Second, lasting: 20 * time.Second},
-	{name: "1000 POPs, 2 % of frames lost", pops: 1000, every: 40 * time.Second, lasting: 20 * time.Second, loss: 0.02, mends: true},
-	{name: "1000 POPs, 100 die", pops: 1000, every: 40 * time.Second, lasting: 20 * time.Second, happens: tenthDies, mends: true},
-	{name: "1000 POPs, 100 join", pops: 1000, every: 40 * time.Second, lasting: 20 * time.Second, late: 100},
-	{name: "1000 POPs, cut in two for 20 s", pops: 1000, every: 40 * time.Second, lasting: 40 * time.Second, happens: cut, mends: true},
+	{name: "1000 POPs, 2 % of frames lost", pops: 1000, every: 40 * time.Second, lasting: 15 * time.Second, loss: 0.02, mends: true},
+	{name: "1000 POPs, 100 die", pops: 1000, every: 40 * time.Second, lasting: 15 * time.Second, happens: tenthDies, mends: true},
+	{name: "1000 POPs, 100 join", pops: 1000, every: 40 * time.Second, lasting: 15 * time.Second, late: 100},
+	{name: "1000 POPs, cut in two for 20 s", pops: 1000, every: 40 * time.Second, lasting: 30 * time.Second, happens: cut, mends: true},
 }
 
 // warm is how long a mesh runs before it is measured: every POP has been heard

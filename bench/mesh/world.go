@@ -1,7 +1,6 @@
 package main
 
 import (
-	"container/heap"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -169,7 +168,7 @@ func (w *world) run(d time.Duration) {
 	end := w.clock.now + d
 	told := w.clock.now.Truncate(time.Second)
 	for len(w.clock.queue) > 0 && w.clock.queue[0].at <= end {
-		e := heap.Pop(&w.clock.queue).(event)
+		e := w.clock.queue.pop()
 		if w.clock.now = e.at; w.clock.now >= told+time.Second {
 			told = w.clock.now.Truncate(time.Second)
 			w.second()
