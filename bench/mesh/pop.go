@@ -29,9 +29,6 @@ const (
 	beat
 )
 
-// stretch is some of an origin's writes, above from and up to to.
-type stretch struct{ origin, from, to uint32 }
-
 // message is one frame from a neighbour to a neighbour.
 type message struct {
 	kind     kind
