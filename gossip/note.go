@@ -125,6 +125,9 @@ func (s *stream) tookNote(n Note) error {
 	if s.m.cfg.TookNote == nil {
 		return nil
 	}
+	s.m.mu.Lock()
+	s.idle = time.Now() // the peer needs it, were there nothing to answer
+	s.m.mu.Unlock()
 	// One that makes no sense costs the records nothing: what it answers may
 	// have come from somebody else.
 	if err := s.m.cfg.TookNote(s.node, n); err != nil {

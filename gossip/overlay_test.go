@@ -136,6 +136,16 @@ func TestOverlayOfEight(t *testing.T) {
 	})
 }
 
+// status is what the POP says of a peer; nothing where it says nothing.
+func (p *pop) status(peer string) (st PeerStatus) {
+	for _, st = range p.mesh.Peers() {
+		if st.Node == peer {
+			return st
+		}
+	}
+	return PeerStatus{Node: peer}
+}
+
 // forgetTraffic has recordsIn begin at 0.
 func (p *pop) forgetTraffic() { p.counted = 0; p.counted = p.recordsIn() }
 
@@ -193,6 +203,23 @@ func TestOverlayNotes(t *testing.T) {
 		}
 		l.within(2*time.Minute, "as before", func() bool { return l.connected() == before })
 		clear(heard)
+		// To whom there is no answer the stream stands, too, while it is needed.
+		var to string
+		for _, name := range l.names {
+			if st := l.pops["a"].status(name); name != "a" && !st.Connected {
+				to = name
+			}
+		}
+		since := time.Time{}
+		for i := range 100 {
+			l.pops["a"].mesh.SendNote(to, Note{Key: "k"})
+			time.Sleep(time.Second)
+			if st := l.pops["a"].status(to); i == 1 {
+				since = st.Since
+			} else if i > 1 && (!st.Connected || st.Since != since) {
+				t.Fatalf("after %d s: %+v", i, st)
+			}
+		}
 	})
 }
 
