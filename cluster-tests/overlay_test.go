@@ -12,11 +12,9 @@ import (
 // all is seen on each, strict limits (of the first mesh) hold across them, and when POPs die others
 // take their places.
 func TestOverlay(t *testing.T) {
-	for _, limit := range []int{2, 3}[:often(1, 2)] { // each takes all the places that there are for POPs
-		t.Run(fmt.Sprint("limit ", limit), func(t *testing.T) {
-			t.Parallel()
-			testOverlay(t, limit)
-		})
+	t.Parallel()
+	for _, limit := range []int{2, 3} { // one after the other: sixteen POPs are many for one machine
+		t.Run(fmt.Sprint("limit ", limit), func(t *testing.T) { testOverlay(t, limit) })
 	}
 }
 
@@ -39,8 +37,8 @@ func testOverlay(t *testing.T, limit int) {
 		}
 	}
 
-	for i, p := range m.pops {
-		if err := p.write(fmt.Sprintf("INSERT INTO backends VALUES ('b%d', 'other', 'sa', '127.0.0.1', %d, 1, 1, 10, 20, 0)", i, 20000+i)); err != nil {
+	for i, p := range m.pops { // switched off: clients would try them, where nobody listens
+		if err := p.write(fmt.Sprintf("INSERT INTO backends VALUES ('b%d', 'other', 'sa', '127.0.0.1', %d, 0, 1, 10, 20, 0)", i, 20000+i)); err != nil {
 			t.Fatal(err)
 		}
 	}
