@@ -56,7 +56,7 @@ type Config struct {
 	Conflict func(Conflict)
 
 	Overlay Overlay          // who is sent what; default: everybody what was written here
-	Now     func() time.Time // the raw clock; default time.Now
+	Now     func() time.Time // this machine's clock, which may be wrong and be set; default time.Now
 	Rand    func() float64   // in [0, 1), safe for concurrent use; default math/rand/v2
 
 	Flush       time.Duration // least time between two flushes to a peer; 10 ms

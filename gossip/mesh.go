@@ -38,6 +38,7 @@ type Mesh struct {
 	asking    bool
 	stale     bool // own may be behind the store
 	marks     marks
+	steady    steadyClock
 	strangers peer // stands for those who are none: limits what they can make us log
 }
 
@@ -53,6 +54,7 @@ func New(cfg Config, log zerolog.Logger) (*Mesh, error) {
 		changed: make(chan struct{}, 1), refreshing: make(chan struct{}, 1),
 		ended: make(chan struct{}), synced: make(chan struct{}),
 		peers: map[string]*peer{}, own: crdt.Heads{}, horizon: crdt.Heads{},
+		steady: steadyClock{began: time.Now(), base: clockOf(cfg.Now().UnixMicro())},
 	}, nil
 }
 

@@ -256,7 +256,7 @@ func (s *stream) tookPong(f pongFrame) error {
 	s.mu.Unlock()
 	if latest {
 		s.m.mu.Lock()
-		s.peer.clock.add(sampleOf(f.clock, s.m.clock(), rtt))
+		s.peer.clock.add(sampleOf(f.clock, s.m.clockLocked(), rtt))
 		s.m.mu.Unlock()
 	}
 	return nil

@@ -85,7 +85,7 @@ func newReplication(ctx context.Context, n *Node) (*replication, error) {
 	m.picture.keys = m.pins.read
 	var random [4]byte
 	rand.Read(random[:])
-	m.nonce = fmt.Sprintf("%016x%x", time.Now().UnixNano(), random) // of two lives the later has the greater
+	m.nonce = fmt.Sprintf("%016x%x", n.life.incarnation, random) // of two lives the later has the greater
 
 	key, made, err := identity.LoadNode(cfg.DBPath + ".key")
 	if err != nil {
@@ -124,7 +124,7 @@ func newReplication(ctx context.Context, n *Node) (*replication, error) {
 
 // replicate makes the database a replica under this POP's name.
 func (m *replication) replicate(ctx context.Context, n *Node) error {
-	begun, err := m.store.Replicate(ctx, sqlite.Replication{Life: n.life.Life, Save: n.life.save, Now: m.now, Untimed: m.untimed})
+	begun, err := m.store.Replicate(ctx, sqlite.Replication{Life: n.life.Life, Save: n.life.save, Now: m.now, Span: m.span, Had: m.had, Untimed: m.untimed})
 	if err != nil {
 		return err
 	}
@@ -153,11 +153,26 @@ func (m *replication) untimed() bool {
 
 // now is mesh time in milliseconds since 1970.
 func (m *replication) now() int64 {
-	offset := time.Duration(0)
-	if m.streams != nil {
-		offset = m.streams.Offset()
+	if m.streams == nil {
+		return m.clock().UnixMilli()
 	}
-	return m.clock().Add(offset).UnixMilli()
+	return m.streams.Time().Mesh.UnixMilli()
+}
+
+// span is how many milliseconds later than that others may rightly think it is.
+func (m *replication) span() int64 {
+	if m.streams == nil {
+		return 0
+	}
+	return m.streams.Time().Span.Milliseconds()
+}
+
+// had is what others are known to have, and whether any was heard.
+func (m *replication) had() (crdt.Heads, bool) {
+	if m.streams == nil {
+		return nil, false
+	}
+	return m.streams.Had()
 }
 
 // run takes part in the mesh until ctx ends. A part that cannot go on does not

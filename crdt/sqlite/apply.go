@@ -47,6 +47,16 @@ func (s *Store) Apply(ctx context.Context, peer string, d crdt.Delta) (a crdt.Ap
 	return a, nil
 }
 
+// bound is up to when stamps are merged into a row. One that has a stamp beyond
+// the limit, since mesh time went back or somebody released it, is written on
+// by all who have it so.
+func bound(limit crdt.Time, row crdt.Record) crdt.Time {
+	if t := latest(row); t > limit {
+		return max(limit, crdt.At(t.Milli()+tooFar))
+	}
+	return limit
+}
+
 // merging says how records are merged.
 type merging struct {
 	peer   string
@@ -157,19 +167,23 @@ func (b *batch) merge(records []crdt.Record, how merging, a *crdt.Applied) error
 			a.Refused = append(a.Refused, crdt.Refusal{Key: rec.Key, Err: err})
 			continue
 		}
-		now, ahead := split(rec, how.limit)
-		if ahead.Key != (crdt.Key{}) {
-			held = append(held, ahead)
-		}
-		if now.Key != (crdt.Key{}) {
-			taken = append(taken, now)
-			keys = append(keys, now.Key)
-		}
+		taken = append(taken, rec)
+		keys = append(keys, rec.Key)
 	}
 	known, err := b.get(keys)
 	if err != nil {
 		return err
 	}
+	for i, rec := range taken {
+		now, ahead := split(rec, bound(how.limit, known[rec.Key]))
+		if ahead.Key != (crdt.Key{}) {
+			if ahead = withoutOutlived(ahead, known[rec.Key]); ahead.Key != (crdt.Key{}) {
+				held = append(held, ahead)
+			}
+		}
+		taken[i] = now
+	}
+	taken = slices.DeleteFunc(taken, func(rec crdt.Record) bool { return rec.Key == (crdt.Key{}) })
 	first := make(map[crdt.Key]int, len(taken)) // of keys that come twice
 	puts := make([]change, 0, len(taken))
 	for _, rec := range taken {
@@ -208,6 +222,9 @@ func (b *batch) merge(records []crdt.Record, how merging, a *crdt.Applied) error
 	}
 	if how.release {
 		return nil
+	}
+	if err := b.dropOutlived(a.Changed[len(a.Changed)-len(puts):]); err != nil {
+		return err
 	}
 	a.Held += len(held)
 	return b.hold(held, how.peer)

@@ -42,6 +42,9 @@ func (s *Store) Fold(ctx context.Context) (d crdt.Delta, err error) {
 // sealLocked seals some of what was captured and says how many changes it took.
 func (s *Store) sealLocked(ctx context.Context) (taken int, err error) {
 	p := s.replica
+	if err := s.correctLocked(ctx); err != nil {
+		return 0, err
+	}
 	if yes, err := s.pendingLocked(ctx); err != nil || !yes {
 		return 0, err
 	}

@@ -67,7 +67,13 @@ func (p *replica) table(name string) *tracked {
 }
 
 // limit is the latest time that is merged now.
-func (p *replica) limit() crdt.Time { return crdt.At(p.Now() + tooFar) }
+func (p *replica) limit() crdt.Time {
+	at := p.Now() + tooFar
+	if p.Span != nil {
+		at += p.Span()
+	}
+	return crdt.At(at)
+}
 
 var (
 	errNotReplica = errors.New("the store does not replicate: call Replicate first")

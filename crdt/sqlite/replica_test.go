@@ -18,6 +18,8 @@ type pop struct {
 	now  func() int64
 
 	untimed func() bool
+	had     func() (crdt.Heads, bool)
+	span    func() int64
 }
 
 func wall() int64 { return time.Now().UnixMilli() }
@@ -36,7 +38,7 @@ func (p *pop) begin() Begun {
 	begun, err := p.Replicate(p.t.Context(), Replication{
 		Life: p.life,
 		Save: func(l Life) error { p.life = l; return nil },
-		Now:  func() int64 { return p.now() }, Untimed: p.untimed,
+		Now:  func() int64 { return p.now() }, Untimed: p.untimed, Had: p.had, Span: p.span,
 	})
 	if err != nil {
 		p.t.Fatal(err)

@@ -25,9 +25,11 @@ type Life struct {
 // Replication is what Replicate takes.
 type Replication struct {
 	Life    Life
-	Save    func(Life) error // has it on the disk when it returns; must not call the Store
-	Now     func() int64     // mesh time, in milliseconds since 1970
-	Untimed func() bool      // may be nil; true while Now is not to be trusted yet: Replicate, Fold and End then seal nothing
+	Save    func(Life) error          // has it on the disk when it returns; must not call the Store
+	Now     func() int64              // mesh time, in milliseconds since 1970
+	Span    func() int64              // may be nil; how many milliseconds later than Now it may be as well
+	Had     func() (crdt.Heads, bool) // may be nil; what other POPs are known to have, and whether any was heard
+	Untimed func() bool               // may be nil; true while Now is not to be trusted yet: Replicate, Fold and End then seal nothing
 }
 
 // Begun says what Replicate, or the opening of a file that was replaced, found.
@@ -176,6 +178,9 @@ func readControl(ctx context.Context, c *conn) (k control, err error) {
 	return k, err
 }
 
+// wildSecond is in 2096: a clock that is beyond it leaves room for no epochs.
+const wildSecond = 4_000_000_000
+
 // life decides in which life the file goes on, and says why in a new one.
 func (p *replica) life(k control) (life Life, why string) {
 	life = p.Life
@@ -199,7 +204,9 @@ func (p *replica) life(k control) (life Life, why string) {
 		if k.node == life.Node {
 			life.Epoch = max(life.Epoch, uint32(k.epoch)+1)
 		}
-		life.Epoch = max(life.Epoch, uint32(p.Now()/1000)) // above all that were forgotten
+		if now := p.Now() / 1000; now > 0 && now < wildSecond {
+			life.Epoch = max(life.Epoch, uint32(now)) // above all that were forgotten
+		}
 	}
 	life.Nonce, life.Clean, life.Dirty = rand.Text(), false, false
 	return life, why
