@@ -42,6 +42,10 @@ type Config struct {
 	// next delta waits for it. It may be nil.
 	Applied func(peer string, a crdt.Applied)
 
+	// Tables are those that records of Store may be of, in any order that stays.
+	// nil: peers are not told, and keep nothing of tables that they do not know.
+	Tables func() []string
+
 	// WholeLoad is this POP's load, for a peer whose stream begins, and TookLoad
 	// hears a peer's. They must not block, nor call the Mesh. Both may be nil.
 	WholeLoad func() Load

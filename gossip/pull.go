@@ -251,8 +251,9 @@ func (m *Mesh) purge(ctx context.Context, s *stream, p *pull, heads crdt.Heads) 
 		return nil
 	}
 	n, err := m.cfg.Store.Purge(ctx, heads, func(k crdt.Key) bool {
+	knows := s.knows(p.seen)
 		_, ok := p.seen[k]
-		return ok
+		return ok || !knows(k.Table)
 	})
 	m.stats.purged.Add(uint64(n))
 	if n > 0 {

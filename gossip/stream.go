@@ -62,6 +62,9 @@ type stream struct {
 	gap         bool // something was lost here: no range counts before the next pull's end
 	compare     *comparison
 
+	saidTables []string        // write's: as declared to the peer
+	declared   map[string]bool // by the peer; guarded by mu
+
 	partial bool // the applier's: the last delta had no ranges, the next continues it
 }
 
@@ -229,6 +232,8 @@ func (s *stream) handle(ctx context.Context, k kind, body []byte) error {
 		return with(decodeKeyring, body, s.m.takeKeyring)
 	case kindLoad:
 		return with(decodeLoad, body, s.tookLoad)
+	case kindTables:
+		return with(decodeTables, body, s.tookTables)
 	case kindNote:
 		return with(decodeNote, body, s.tookNote)
 	case kindBye:

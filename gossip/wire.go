@@ -16,10 +16,11 @@ import (
 // Versions of the protocol that this edgeproxy speaks.
 const (
 	protocolMin = 1
-	protocolMax = 3
+	protocolMax = 4
 
-	protocolLoad = 2 // from which on a peer takes kindLoad
-	protocolNote = 3 // and kindNote
+	protocolLoad   = 2 // from which on a peer takes kindLoad
+	protocolNote   = 3 // and kindNote
+	protocolTables = 4 // and kindTables
 )
 
 // kind is a frame's first byte. A frame is the length of the rest in four
@@ -41,6 +42,7 @@ const (
 	kindBye                     // last, and why
 	kindLoad                    // what the sender says of itself now
 	kindNote                    // something that only this peer is told
+	kindTables                  // of which tables the sender's records may be
 )
 
 const (

@@ -19,7 +19,7 @@ func (s *stream) write(ctx context.Context) error {
 	for ctx.Err() == nil && !s.ended() {
 		now := time.Now()
 		soon := schedule{at: now.Add(s.m.cfg.Ping)}
-		b := s.takeNotes(s.takeLoad(s.takeControl(now), now))
+		b := s.declare(s.takeNotes(s.takeLoad(s.takeControl(now), now)))
 		if !s.queue.empty() {
 			if at := flushed.Add(s.m.cfg.Flush); at.After(now) {
 				soon.by(at)
@@ -41,7 +41,7 @@ func (s *stream) write(ctx context.Context) error {
 		case <-s.wake:
 		case <-timer.C:
 		case frame := <-s.out:
-			if err := s.push(ctx, frame); err != nil {
+			if err := s.push(ctx, s.declare(frame)); err != nil {
 				return err
 			}
 		}

@@ -113,6 +113,7 @@ func newReplication(ctx context.Context, n *Node) (*replication, error) {
 	m.streams, err = gossip.New(gossip.Config{
 		Node: m.node, Nonce: m.nonce, Credentials: m.creds, Store: m.store, Via: m.via,
 		Keyring: func() []byte { return m.creds.Keyring().Encode() }, MergeKeyring: m.mergeKeys,
+		Tables:  m.store.Tables,
 		Admit: m.pins.admit, Applied: m.applied, Conflict: m.nameTaken,
 		WholeLoad: m.wholeLoad, TookLoad: m.tookLoad, TookNote: tookNote, Now: m.clock,
 	}, log)

@@ -33,9 +33,10 @@ func (s *Store) Apply(ctx context.Context, peer string, d crdt.Delta) (a crdt.Ap
 				part.Ranges, part.Horizon = d.Ranges, d.Horizon
 			}
 			begin := time.Now()
-			if err := s.mergeLocked(ctx, part, merging{peer: peer, limit: p.limit(), within: p.limit()}, &a); err != nil {
+			if err := s.mergeLocked(ctx, part, merging{peer: peer, limit: p.limit(), within: p.limit(), declared: d.Declared}, &a); err != nil {
 				return err
 			}
+			s.listTablesLocked()
 			p.adapt(len(chunk), time.Since(begin))
 			rest = rest[len(chunk):]
 			return nil
@@ -59,9 +60,10 @@ func bound(limit crdt.Time, row crdt.Record) crdt.Time {
 
 // merging says how records are merged.
 type merging struct {
-	peer   string
-	limit  crdt.Time // what is later is held
-	within crdt.Time // what is later carries no clock along
+	peer     string
+	limit    crdt.Time       // what is later is held
+	within   crdt.Time       // what is later carries no clock along
+	declared map[string]bool // tables that the peer says it has
 	// The records come from the quarantine, and leave it.
 	release bool
 }
@@ -163,7 +165,7 @@ func (b *batch) merge(records []crdt.Record, how merging, a *crdt.Applied) error
 	keys := make([]crdt.Key, 0, len(records))
 	var held []crdt.Record
 	for _, rec := range records {
-		if err := b.admit(rec); err != nil {
+		if err := b.admit(rec, how.release || how.declared[rec.Table]); err != nil {
 			a.Refused = append(a.Refused, crdt.Refusal{Key: rec.Key, Err: err})
 			continue
 		}

@@ -89,6 +89,7 @@ func (s *Store) attachLocked(ctx context.Context, p *replica) error {
 		return s.explain("read", err)
 	}
 	p.attached, p.doubt = true, false
+	s.listTablesLocked()
 	return nil
 }
 
@@ -170,7 +171,8 @@ func (b *batch) install(begun *Begun, written, first bool) error {
 			// the file that was put in the place of the old one is all there is.
 			err = b.reconcile(t, before, !b.alone(), begun)
 		case !intact:
-			err = b.reconcile(t, before, false, begun)
+			// Of a table that is new here the mesh has had rows before.
+			err = b.reconcile(t, before, !known, begun)
 		}
 		if err != nil {
 			return err

@@ -35,6 +35,8 @@ type replica struct {
 	headBytes int    // of heads, at most; 0: to be summed up
 	told      uint64 // our latest write that Fold has returned
 
+	foreign map[string]int // bytes of records by table, of those that are not ours
+
 	sum              crdt.Sum
 	rows, dead, held int
 	heldUntil        crdt.Time // the earliest time in the quarantine
@@ -147,16 +149,17 @@ func (s *Store) whileOpen(ctx context.Context, fn func(p *replica) error) (open 
 // batch is one transaction over records.
 type batch struct {
 	*replica
-	ctx      context.Context
-	c        *conn
-	puts     []change
-	sum      crdt.Sum
-	rows     int
-	dead     int
-	moved    map[crdt.Origin]bool // heads and horizons to be written
-	hadUnfit bool
-	damaged  map[crdt.Key]bool // records that get could not read
-	mended   bool              // one of them was written anew
+	ctx        context.Context
+	c          *conn
+	puts       []change
+	sum        crdt.Sum
+	rows       int
+	dead       int
+	moved      map[crdt.Origin]bool // heads and horizons to be written
+	hadUnfit   bool
+	damaged    map[crdt.Key]bool // records that get could not read
+	foreignNow map[string]int    // what it adds to foreign
+	mended     bool              // one of them was written anew
 }
 
 // commitLocked runs fn in one transaction with the triggers silent. A durable
@@ -188,6 +191,9 @@ func (s *Store) commitLocked(ctx context.Context, durable bool, fn func(b *batch
 		return err
 	}
 	p.version++
+	for table, bytes := range b.foreignNow {
+		p.foreign[table] += bytes
+	}
 	p.sum, p.rows, p.dead = p.sum.Plus(b.sum), p.rows+b.rows, p.dead+b.dead
 	if b.mended { // its values may have been in the sums
 		p.attached, p.doubt = false, true

@@ -73,6 +73,10 @@ func (p *pop) pull(from *pop, limit int) (a crdt.Applied) {
 		if d, more, err = from.Since(p.t.Context(), heads, limit); err != nil {
 			p.t.Fatal(err)
 		}
+		d.Declared = map[string]bool{}
+		for _, table := range from.Tables() {
+			d.Declared[table] = true
+		}
 		got, err := p.Apply(p.t.Context(), from.life.Node, d)
 		if err != nil {
 			p.t.Fatal(err)

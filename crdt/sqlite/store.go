@@ -41,6 +41,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -66,6 +67,8 @@ type Store struct {
 	foldAt   time.Time
 	foldBy   time.Time
 	shown    shown // the telemetry that writer's file holds
+
+	listed atomic.Pointer[[]string] // for Tables
 
 	writeMu sync.Mutex // taken after mu where both are
 	writer  *conn      // nil where reader is
