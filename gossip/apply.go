@@ -49,6 +49,7 @@ func (m *Mesh) applyDeltas(ctx context.Context, s *stream, items []item) {
 		m.lose(ctx, s, err)
 		return
 	}
+	m.unable.Store(nil)
 	applied.Refused = append(refused, applied.Refused...)
 	s.peer.traffic.recordsIn.Add(uint64(len(d.Records)))
 	m.afterApply(s, applied, items[0].repair)
@@ -63,6 +64,15 @@ func (m *Mesh) applyDeltas(ctx context.Context, s *stream, items []item) {
 	for _, i := range items {
 		m.forward(s, i)
 	}
+}
+
+// Unable says why the store does not take what peers send, nothing where it
+// does. What it did not take is pulled again each second.
+func (m *Mesh) Unable() string {
+	if why := m.unable.Load(); why != nil {
+		return *why
+	}
+	return ""
 }
 
 // rangesOf are the ranges of a delta that may move a head, and takes note of
@@ -97,6 +107,7 @@ func (m *Mesh) lose(ctx context.Context, s *stream, err error) {
 		return
 	}
 	m.stats.applyErrors.Add(1)
+	m.unable.Store(new(err.Error()))
 	m.mu.Lock()
 	s.gap = true
 	if s.pull != nil {

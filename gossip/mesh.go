@@ -19,7 +19,8 @@ type Mesh struct {
 	log     zerolog.Logger
 	applier applier
 	stats   counters
-	loads   atomic.Uint64 // sent
+	loads   atomic.Uint64          // sent
+	unable  atomic.Pointer[string] // why the store took nothing; nil: it does
 
 	running    atomic.Bool
 	changed    chan struct{} // 1: for Run, that peers or heads are to be looked at

@@ -231,6 +231,7 @@ func (m *Mesh) finishPull(ctx context.Context, s *stream, f pulledFrame) {
 		m.lose(ctx, s, err)
 		return
 	}
+	m.unable.Store(nil)
 	m.mu.Lock()
 	s.gap = false
 	again := m.cfg.Grace
@@ -250,8 +251,8 @@ func (m *Mesh) purge(ctx context.Context, s *stream, p *pull, heads crdt.Heads) 
 		m.log.Warn().Str("peer", s.node).Msg("snapshot too large to purge by")
 		return nil
 	}
-	n, err := m.cfg.Store.Purge(ctx, heads, func(k crdt.Key) bool {
 	knows := s.knows(p.seen)
+	n, err := m.cfg.Store.Purge(ctx, heads, func(k crdt.Key) bool {
 		_, ok := p.seen[k]
 		return ok || !knows(k.Table)
 	})

@@ -70,6 +70,7 @@ type replication struct {
 	repairs   repairLog
 	local     []crdt.Refusal         // rows that no other POP would take, as last logged; tidy's
 	unsentWhy atomic.Pointer[string] // empty: what was written here is sent
+	unwritten atomic.Bool            // and that is for the disk's sake
 	routed    chan struct{}          // closed once all that one peer knew is in the routing picture
 	taken     chan string            // size 1: where another live POP has our name
 	retag     chan struct{}          // size 1: the tags name other keys than are accepted
@@ -112,8 +113,8 @@ func newReplication(ctx context.Context, n *Node) (*replication, error) {
 	}
 	m.streams, err = gossip.New(gossip.Config{
 		Node: m.node, Nonce: m.nonce, Credentials: m.creds, Store: m.store, Via: m.via,
-		Keyring: func() []byte { return m.creds.Keyring().Encode() }, MergeKeyring: m.mergeKeys,
 		Tables:  m.store.Tables,
+		Keyring: func() []byte { return m.creds.Keyring().Encode() }, MergeKeyring: m.mergeKeys,
 		Admit: m.pins.admit, Applied: m.applied, Conflict: m.nameTaken,
 		WholeLoad: m.wholeLoad, TookLoad: m.tookLoad, TookNote: tookNote, Now: m.clock,
 	}, log)
@@ -281,6 +282,7 @@ func (m *replication) unsent(ctx context.Context, err error) {
 	if err != nil {
 		text = "changes made here are kept, but not sent yet: " + err.Error()
 	}
+	m.unwritten.Store(err != nil && !errors.Is(err, sqlite.ErrUntimed))
 	switch old := m.unsentWhy.Swap(&text); {
 	case text == "" && (old == nil || *old == ""), old != nil && *old == text:
 	case text == "":
@@ -301,9 +303,21 @@ func (m *replication) applied(_ string, a crdt.Applied) {
 	}
 }
 
-// notReady says what the POP waits for before it should get traffic: the
-// first exchange with any other, for a while.
-func (m *replication) notReady() []string {
+// notReady says what keeps the POP from being as good as any other: its disk,
+// which takes no records, so that it falls behind, and at first the exchange
+// that it waits for.
+func (m *replication) notReady() (reasons []string) {
+	if why := m.streams.Unable(); why != "" {
+		reasons = append(reasons, "what other POPs write is not stored: "+why)
+	}
+	if why := m.unsentWhy.Load(); why != nil && m.unwritten.Load() {
+		reasons = append(reasons, *why)
+	}
+	return append(reasons, m.waiting()...)
+}
+
+// waiting is for the first exchange with any other, for a while.
+func (m *replication) waiting() []string {
 	if !m.expectsPeers() {
 		return nil
 	}
