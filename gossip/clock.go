@@ -145,19 +145,6 @@ func (m *Mesh) Offset() time.Duration {
 	return t.Mesh.Sub(t.Raw.Round(0))
 }
 
-// Had is the last write of each origin that any peer is known to have, and
-// whether any was heard at all.
-func (m *Mesh) Had() (had crdt.Heads, heard bool) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	had = crdt.Heads{}
-	for _, p := range m.peers {
-		had.Raise(p.heads)
-		heard = heard || len(p.clock.list) > 0
-	}
-	return had, heard
-}
-
 // ClockKnown says whether Offset rests on any clock but our own.
 func (m *Mesh) ClockKnown() bool {
 	m.mu.Lock()
@@ -230,6 +217,11 @@ func (m *marks) acknowledged(heads crdt.Heads) {
 	if len(m.list) == 0 {
 		m.step = 0
 	}
+}
+
+// lost forgets what is not here any more: nobody will have it from us.
+func (m *marks) lost(own crdt.Heads) {
+	m.list = slices.DeleteFunc(m.list, func(k mark) bool { return k.seq > own[k.origin] })
 }
 
 // lag is how long a peer with these heads has lacked something that was

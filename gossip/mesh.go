@@ -111,7 +111,7 @@ func pause(ctx context.Context, d time.Duration) bool {
 }
 
 // Publish sends what was written here: sealed and committed, in the order of
-// its numbers. It never blocks.
+// its numbers. Of what was sealed alone peers learn by our heads. It never blocks.
 func (m *Mesh) Publish(d crdt.Delta) {
 	if len(d.Records) == 0 && len(d.Ranges) == 0 {
 		return
@@ -131,7 +131,10 @@ func (m *Mesh) Publish(d crdt.Delta) {
 	if m.asking {
 		m.meanwhile = append(m.meanwhile, d.Ranges...)
 	}
-	targets := m.targetsLocked("")
+	var targets []*stream
+	if !d.Alone {
+		targets = m.targetsLocked("")
+	}
 	m.mu.Unlock()
 	for _, s := range targets {
 		s.put(d)
@@ -170,6 +173,7 @@ func (m *Mesh) refresh(ctx context.Context) error {
 		m.own, m.horizon = heads, horizon
 		m.version++
 		if lost {
+			m.marks.lost(heads)
 			m.pullLostLocked()
 		}
 	}

@@ -126,7 +126,7 @@ func newReplication(ctx context.Context, n *Node) (*replication, error) {
 
 // replicate makes the database a replica under this POP's name.
 func (m *replication) replicate(ctx context.Context, n *Node) error {
-	begun, err := m.store.Replicate(ctx, sqlite.Replication{Life: n.life.Life, Save: n.life.save, Now: m.now, Span: m.span, Had: m.had, Untimed: m.untimed})
+	begun, err := m.store.Replicate(ctx, sqlite.Replication{Life: n.life.Life, Save: n.life.save, Now: m.now, Span: m.span, Heard: m.heard, Untimed: m.untimed})
 	if err != nil {
 		return err
 	}
@@ -146,7 +146,7 @@ func (m *replication) untimed() bool {
 	if m.timed.Load() {
 		return false
 	}
-	if m.expectsPeers() && (m.streams == nil || !m.streams.ClockKnown()) {
+	if m.expectsPeers() && !m.heard() {
 		return true
 	}
 	m.timed.Store(true)
@@ -169,13 +169,8 @@ func (m *replication) span() int64 {
 	return m.streams.Time().Span.Milliseconds()
 }
 
-// had is what others are known to have, and whether any was heard.
-func (m *replication) had() (crdt.Heads, bool) {
-	if m.streams == nil {
-		return nil, false
-	}
-	return m.streams.Had()
-}
+// heard says whether mesh time rests on any clock but ours.
+func (m *replication) heard() bool { return m.streams != nil && m.streams.ClockKnown() }
 
 // run takes part in the mesh until ctx ends. A part that cannot go on does not
 // end the others, nor the proxy: it serves with what it knows.

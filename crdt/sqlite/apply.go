@@ -179,9 +179,7 @@ func (b *batch) merge(records []crdt.Record, how merging, a *crdt.Applied) error
 	for i, rec := range taken {
 		now, ahead := split(rec, bound(how.limit, known[rec.Key]))
 		if ahead.Key != (crdt.Key{}) {
-			if ahead = withoutOutlived(ahead, known[rec.Key]); ahead.Key != (crdt.Key{}) {
-				held = append(held, ahead)
-			}
+			held = append(held, ahead)
 		}
 		taken[i] = now
 	}
@@ -224,9 +222,6 @@ func (b *batch) merge(records []crdt.Record, how merging, a *crdt.Applied) error
 	}
 	if how.release {
 		return nil
-	}
-	if err := b.dropOutlived(a.Changed[len(a.Changed)-len(puts):]); err != nil {
-		return err
 	}
 	a.Held += len(held)
 	return b.hold(held, how.peer)

@@ -17,7 +17,7 @@ func (s *Store) attachLocked(ctx context.Context, p *replica) error {
 		return s.explain("read", err)
 	}
 	// A commit of ours of which we do not know may have been the last.
-	if p.started && !p.outrun && k.found && k.nonce == p.Life.Nonce && (k.version == p.version || k.version == p.version+1) {
+	if p.started && !p.outrun && !p.ahead && k.found && k.nonce == p.Life.Nonce && (k.version == p.version || k.version == p.version+1) {
 		if p.doubt || k.version != p.version {
 			if err := p.load(ctx, s.writer); err != nil {
 				return s.explain("read", err)
@@ -67,6 +67,11 @@ func (s *Store) attachLocked(ctx context.Context, p *replica) error {
 		if err := b.install(begun, k.found, first); err != nil {
 			return err
 		}
+		if p.ahead {
+			if err := b.correct(); err != nil {
+				return err
+			}
+		}
 		return b.end()
 	})
 	if err != nil {
@@ -84,7 +89,7 @@ func (s *Store) attachLocked(ctx context.Context, p *replica) error {
 	}
 	p.version++
 	begun.Origin = p.self
-	p.told, p.begun, p.carried, p.outrun = told, begun, nil, false
+	p.told, p.begun, p.carried, p.outrun, p.ahead = told, begun, nil, false, false
 	if err := p.load(ctx, s.writer); err != nil {
 		return s.explain("read", err)
 	}

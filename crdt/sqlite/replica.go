@@ -23,6 +23,7 @@ type replica struct {
 	doubt    bool   // what follows may not be what is in the file
 	begun    *Begun // what the caller has not been told
 	outrun   bool   // a peer has writes of ours that the file lacks
+	ahead    bool   // what we wrote alone is to be stamped anew
 	carried  *carried
 
 	names

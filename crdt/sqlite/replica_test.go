@@ -18,7 +18,7 @@ type pop struct {
 	now  func() int64
 
 	untimed func() bool
-	had     func() (crdt.Heads, bool)
+	heard   func() bool
 	span    func() int64
 }
 
@@ -38,7 +38,7 @@ func (p *pop) begin() Begun {
 	begun, err := p.Replicate(p.t.Context(), Replication{
 		Life: p.life,
 		Save: func(l Life) error { p.life = l; return nil },
-		Now:  func() int64 { return p.now() }, Untimed: p.untimed, Had: p.had, Span: p.span,
+		Now:  func() int64 { return p.now() }, Untimed: p.untimed, Heard: p.heard, Span: p.span,
 	})
 	if err != nil {
 		p.t.Fatal(err)

@@ -25,11 +25,11 @@ type Life struct {
 // Replication is what Replicate takes.
 type Replication struct {
 	Life    Life
-	Save    func(Life) error          // has it on the disk when it returns; must not call the Store
-	Now     func() int64              // mesh time, in milliseconds since 1970
-	Span    func() int64              // may be nil; how many milliseconds later than Now it may be as well
-	Had     func() (crdt.Heads, bool) // may be nil; what other POPs are known to have, and whether any was heard
-	Untimed func() bool               // may be nil; true while Now is not to be trusted yet: Replicate, Fold and End then seal nothing
+	Save    func(Life) error // has it on the disk when it returns; must not call the Store
+	Now     func() int64     // mesh time, in milliseconds since 1970
+	Span    func() int64     // may be nil; how many milliseconds later than Now it may be as well
+	Heard   func() bool      // may be nil; whether Now rests on another POP's clock too
+	Untimed func() bool      // may be nil; true while Now is not to be trusted yet: Replicate, Fold and End then seal nothing
 }
 
 // Begun says what Replicate, or the opening of a file that was replaced, found.
@@ -187,6 +187,8 @@ func (p *replica) life(k control) (life Life, why string) {
 	switch {
 	case p.outrun:
 		why = "a peer has writes of this POP that the file lacks"
+	case p.ahead:
+		why = "what this POP wrote alone, by a clock that ran ahead, is stamped anew"
 	case !k.found && p.carried != nil:
 	case !k.found && life.Epoch == 0:
 		why = "first start"
