@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 
 	"github.com/edgeproxy/edgeproxy/crdt"
@@ -9,11 +10,11 @@ import (
 
 // A POP that is alone knows no clock but its own. What it wrote while that ran
 // ahead others would keep apart until its time has come. So when it hears the
-// first of them it forgets these writes and writes them again, in their order
-// and in a new epoch, as it does after an old copy of the file came back. The
-// head of the old epoch goes back below them: nobody claims to have a write
-// that is gone, and should there be a copy somewhere it comes back and merges,
-// as any other write would.
+// first of them it writes all that it has once more, in its order and in a new
+// epoch, and gives up the heads of those before: also what was right may have
+// been overwritten by what was not. So nobody claims to have a write that is
+// gone, and should there be a copy of it somewhere it comes back and merges, as
+// after an older file has taken the place of ours.
 
 // correctLocked begins the new epoch where there is something to correct.
 func (s *Store) correctLocked() error {
@@ -30,26 +31,24 @@ func (s *Store) correctLocked() error {
 // what was written by it.
 func (p *replica) lonely() bool { return p.Heard != nil && p.alone() }
 
-// correct writes anew, in the epoch that has just begun, what was written from
-// the first stamp on that is too far ahead.
+// correct writes everything anew, in the epoch that has just begun. What is
+// stamped beyond the limit is so now.
 func (b *batch) correct() error {
-	limit := b.limit()
-	from, last, err := b.firstAhead(limit)
-	if err != nil {
-		return err
-	}
-	again := func(s crdt.Stamp) bool { n, is := from[s.Origin]; return is && s.Seq >= n }
+	limit, last := b.limit(), crdt.Time(0)
 	var records []crdt.Record
 	right := map[crdt.Stamp]crdt.Stamp{}
-	err = b.scan(b.ctx, b.c, "", func(rec crdt.Record, err error) error {
-		concerned := false
-		for s := range rec.Owners {
-			if again(s) {
-				concerned, right[s] = true, crdt.Stamp{}
-			}
+	err := b.scan(b.ctx, b.c, "", func(rec crdt.Record, err error) error {
+		if err != nil {
+			return nil // damaged: it comes back from a peer or from nowhere
 		}
-		if err == nil && concerned { // what is damaged comes back from a peer or from nowhere
-			records = append(records, rec)
+		records = append(records, rec)
+		for s := range rec.Owners {
+			if s.Origin.Node == b.self.Node {
+				right[s] = crdt.Stamp{}
+			}
+			if s.Time <= limit {
+				last = max(last, s.Time)
+			}
 		}
 		return nil
 	})
@@ -61,37 +60,19 @@ func (b *batch) correct() error {
 	for _, rec := range records {
 		b.put(change{old: rec, now: restamped(rec, right)})
 	}
-	for o, n := range from {
-		b.lower(o, n-1)
+	for o := range b.originIDs {
+		if o.Node == b.self.Node && o != b.self {
+			delete(b.heads, o)
+			delete(b.horizon, o) // nobody could cover it
+			b.moved[o] = true
+		}
 	}
 	return nil
 }
 
-// firstAhead is the first write of each of this POP's epochs that is stamped
-// beyond the limit, and the latest stamp that is not.
-func (b *batch) firstAhead(limit crdt.Time) (from map[crdt.Origin]uint64, last crdt.Time, err error) {
-	from = map[crdt.Origin]uint64{}
-	err = b.scan(b.ctx, b.c, "", func(rec crdt.Record, err error) error {
-		for s := range rec.Owners {
-			switch n, is := from[s.Origin]; {
-			case s.Time <= limit:
-				last = max(last, s.Time)
-			case s.Origin.Node == b.self.Node && (!is || s.Seq < n):
-				from[s.Origin] = s.Seq
-			}
-		}
-		return nil
-	})
-	return from, last, err
-}
-
 // renumber gives each of the stamps its new one, in their order.
 func (b *batch) renumber(right map[crdt.Stamp]crdt.Stamp, limit crdt.Time) {
-	stamps := make([]crdt.Stamp, 0, len(right))
-	for s := range right {
-		stamps = append(stamps, s)
-	}
-	slices.SortFunc(stamps, func(a, b crdt.Stamp) int {
+	stamps := slices.SortedFunc(maps.Keys(right), func(a, b crdt.Stamp) int {
 		return cmp.Or(cmp.Compare(a.Time, b.Time), cmp.Compare(a.Origin.Epoch, b.Origin.Epoch), cmp.Compare(a.Seq, b.Seq))
 	})
 	seq, now := b.seq(), crdt.At(b.Now())
@@ -119,15 +100,4 @@ func restamped(rec crdt.Record, right map[crdt.Stamp]crdt.Stamp) crdt.Record {
 		}
 	}
 	return now
-}
-
-// lower takes a head back, and with it the horizon, which nobody could cover.
-func (b *batch) lower(o crdt.Origin, head uint64) {
-	b.moved[o] = true
-	if b.horizon[o] = min(b.horizon[o], head); b.horizon[o] == 0 {
-		delete(b.horizon, o)
-	}
-	if b.heads[o] = min(b.heads[o], head); b.heads[o] == 0 {
-		delete(b.heads, o)
-	}
 }

@@ -21,10 +21,10 @@ const (
 	maxForeignTables = 64
 )
 
-// foreign says whether rows of the table are kept for others only.
+// isForeign says whether rows of the table are kept for others only.
 func (p *replica) isForeign(table string) bool { return p.table(table) == nil }
 
-// size is what a record counts among the foreign ones, 0 for none.
+// foreignSize is what a record counts among the foreign ones, 0 for none.
 func (p *replica) foreignSize(rec crdt.Record) int {
 	if rec.Key == (crdt.Key{}) || !p.isForeign(rec.Table) {
 		return 0
