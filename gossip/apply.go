@@ -67,10 +67,19 @@ func (m *Mesh) applyDeltas(ctx context.Context, s *stream, items []item) {
 }
 
 // Unable says why the store does not take what peers send, nothing where it
-// does. What it did not take is pulled again each second.
+// does. What it did not take is pulled again each second, as long as there is
+// a peer to pull it from.
 func (m *Mesh) Unable() string {
-	if why := m.unable.Load(); why != nil {
-		return *why
+	why := m.unable.Load()
+	if why == nil {
+		return ""
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, p := range m.peers {
+		if p.stream != nil && p.stream.gap {
+			return *why
+		}
 	}
 	return ""
 }
