@@ -48,14 +48,14 @@ func rowName(k crdt.Key) string {
 // logBegun says what was found in the file, at the start or in the place of the old one.
 func (m *replication) logBegun(b sqlite.Begun) {
 	e := m.log.Info()
-	if b.TriggersRestored {
+	if b.TriggersRestored || b.Crashed > 0 {
 		e = m.log.Warn()
 	}
 	e = e.Str("origin", b.Origin.String())
 	if b.Why != "" {
 		e = e.Str("why", b.Why)
 	}
-	for name, n := range map[string]int{"adopted": b.Adopted, "edited": b.Edited, "brought_back": b.Restored} {
+	for name, n := range map[string]int{"adopted": b.Adopted, "edited": b.Edited, "brought_back": b.Restored, "was_applying": b.Crashed} {
 		if n > 0 {
 			e = e.Int(name, n)
 		}

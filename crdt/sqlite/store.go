@@ -111,6 +111,9 @@ func (s *Store) Close() error {
 	defer s.writeMu.Unlock()
 	s.closed = true
 	s.broken = s.closedError()
+	if s.replica != nil {
+		_ = s.replica.suspects.close()
+	}
 	return s.closeLocked()
 }
 
