@@ -68,6 +68,7 @@ type replication struct {
 	keyMu     sync.Mutex
 	repairs   repairLog
 	local     []crdt.Refusal         // rows that no other POP would take, as last logged; tidy's
+	damaged   []crdt.Key             // records that the last check could not read; tidy's
 	unsentWhy atomic.Pointer[string] // empty: what was written here is sent
 	routed    chan struct{}          // closed once all that one peer knew is in the routing picture
 	taken     chan string            // size 1: where another live POP has our name
@@ -81,6 +82,9 @@ func newReplication(ctx context.Context, n *Node, p *part, before *replication) 
 	m := &replication{
 		node: n.life.Node, version: n.opts.Version, via: n.opts.Via, clock: n.opts.Now, cfg: cfg, store: p.store, picture: p.picture, router: n.router, vigil: n.vigil, ledger: n.ledger, log: log, base: n.log,
 		keyFile: cfg.DBPath + ".keys", pins: newPins(p.store, log), counts: newMeshCounts(), routed: make(chan struct{}), taken: make(chan string, 1), retag: make(chan struct{}, 1),
+	}
+	for _, what := range n.damage {
+		m.repairs.add(what)
 	}
 	m.picture.keys = m.pins.read
 	addr, loadSeq := cfg.SyncAddr, uint64(0)

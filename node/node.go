@@ -26,7 +26,6 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/edgeproxy/edgeproxy/api"
 	"github.com/edgeproxy/edgeproxy/config"
-	"github.com/edgeproxy/edgeproxy/crdt/sqlite"
 	"github.com/edgeproxy/edgeproxy/geo"
 	"github.com/edgeproxy/edgeproxy/gossip"
 	"github.com/edgeproxy/edgeproxy/mesh"
@@ -66,6 +65,7 @@ type Node struct {
 	// Made by start, in this order; stop undoes them in reverse.
 	lock     *lock
 	life     *life
+	damage   []string // that was found when it was opened
 	affinity *route.Affinity
 	here     mesh.POP // this POP as the configuration describes it
 	admin             // countries, router, checks and the part that can be replaced; makes the Node an api.POP
@@ -202,7 +202,7 @@ func (n *Node) start(ctx context.Context) (err error) {
 		return err
 	}
 	p := &part{}
-	if p.store, err = sqlite.Open(ctx, cfg.DBPath); err != nil {
+	if p.store, err = n.openStore(ctx); err != nil {
 		return err
 	}
 	n.live.Store(p)

@@ -100,7 +100,7 @@ func (n *Node) replace(ctx context.Context, old *part) error {
 		old.wait()
 		go old.store.Close() // whenever that may be
 	}
-	store, err := sqlite.Open(ctx, n.cfg.DBPath)
+	store, err := n.openStore(ctx)
 	if err != nil {
 		return err
 	}
