@@ -12,6 +12,7 @@ type link struct {
 	cut   bool          // nothing arrives, and nobody is told
 	loss  int           // percent of the packets
 	delay time.Duration // of each
+	rate  int           // bytes of a stream in a second; 0: as fast as it can be
 }
 
 // links are those between all POPs of a scenario, one for each direction. A
@@ -63,6 +64,13 @@ func (l *links) delayOf(from, to int) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.all[[2]int{from, to}].delay
+}
+
+// rateOf is how much of a stream goes through now.
+func (l *links) rateOf(from, to int) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.all[[2]int{from, to}].rate
 }
 
 // open waits until neither direction is cut: a stream whose acknowledgements
