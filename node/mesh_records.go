@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/edgeproxy/edgeproxy/api"
 	"github.com/edgeproxy/edgeproxy/crdt"
@@ -43,6 +44,17 @@ func rowName(k crdt.Key) string {
 		name += "/" + text
 	}
 	return name
+}
+
+// shortName is a row's name where a line has room for a part of it only: its
+// id may have a megabyte.
+func shortName(k crdt.Key) string {
+	const most = 100
+	name := rowName(k)
+	if len(name) > most {
+		name = name[:most] + "…"
+	}
+	return strings.ToValidUTF8(name, "\uFFFD")
 }
 
 // logBegun says what was found in the file, at the start or in the place of the old one.

@@ -63,16 +63,16 @@ func (m *replication) check(ctx context.Context) (damaged bool) {
 		m.mended(fmt.Sprintf("triggers were missing or changed: put back; %d rows that differed count as written now", found.Edited))
 	}
 	for _, key := range found.Restored {
-		m.mended(rowName(key) + " was damaged: set to what its record says")
+		m.mended(shortName(key) + " was damaged: set to what its record says")
 	}
 	for _, key := range found.Damaged {
 		if !slices.Contains(m.damaged, key) {
-			m.mended(rowName(key) + ": its record is damaged; the other POPs have it")
+			m.mended(shortName(key) + ": its record is damaged; the other POPs have it")
 		}
 	}
 	m.damaged = found.Damaged
 	for _, key := range found.Unshown {
-		m.log.Warn().Str("row", rowName(key)).Msg("record kept and passed on, but the table's own constraints refuse the row")
+		m.log.Warn().Str("row", shortName(key)).Msg("record kept and passed on, but the table's own constraints refuse the row")
 	}
 	m.unfit(found.Unfit)
 	if len(found.Restored) > 0 {
@@ -89,7 +89,7 @@ func (m *replication) unfit(rows []crdt.Refusal) {
 	}
 	m.local = rows
 	for _, r := range rows {
-		m.log.Warn().Str("row", rowName(r.Key)).Err(r.Err).Msg("row stays on this POP: no other would take it")
+		m.log.Warn().Str("row", shortName(r.Key)).Err(r.Err).Msg("row stays on this POP: no other would take it")
 	}
 }
 
