@@ -39,13 +39,13 @@ func TestBadPeer(t *testing.T) {
 			s := newStage(t, newLoopback(t, seed, false), seed)
 			s.must("start 3", "backends", "serving", "writing", "writes 30", "write sa gone", "write us changed",
 				"within 10s has all 'SELECT count(*) FROM backends WHERE id IN (''gone'', ''changed'')' 2")
-			before := s.latencies(3 * time.Second)
+			before := s.latencies(time.Second)
 			memory := map[string]int{"sa": s.pops["sa"].resident(t), "us": s.pops["us"].resident(t)}
 			if err := c.begin(s); err != nil {
 				t.Fatal(err)
 			}
 			s.must("delete us gone", "write sa changed")
-			lasts := time.Duration(often(6, 60)) * time.Second
+			lasts := time.Duration(often(3, 60)) * time.Second
 			meanwhile := s.latencies(lasts)
 			for name, had := range memory {
 				has := s.pops[name].resident(t)
