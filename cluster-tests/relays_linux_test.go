@@ -102,8 +102,8 @@ func (r *relays) packets(to int, port uint16) error {
 				continue // an ICMP error about something we sent, or the end
 			}
 			from := r.number(src.Addr().Unmap())
-			delay, ok := r.links.passes(from, to)
-			if from < 0 || !ok {
+			delays := r.links.passes(from, to)
+			if from < 0 || len(delays) == 0 {
 				continue
 			}
 			w := cables[from]
@@ -116,7 +116,7 @@ func (r *relays) packets(to int, port uint16) error {
 					})
 				})
 			}
-			w.send(append([]byte(nil), buf[:n]...), delay)
+			w.send(append([]byte(nil), buf[:n]...), delays)
 		}
 	})
 	return nil
