@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/edgeproxy/edgeproxy/crdt"
+	"github.com/edgeproxy/edgeproxy/internal/progress"
 )
 
 const (
@@ -15,7 +16,9 @@ const (
 
 // applyAll is the only goroutine that stores what comes from peers.
 func (m *Mesh) applyAll(ctx context.Context) {
+	ctx = progress.With(ctx, &m.Applying)
 	for s := m.applier.next(ctx); s != nil; s = m.applier.next(ctx) {
+		m.Applying.Begin()
 		items := s.collect()
 		for len(items) > 0 && ctx.Err() == nil {
 			if items[0].pulled != nil {
@@ -30,6 +33,7 @@ func (m *Mesh) applyAll(ctx context.Context) {
 			m.applyDeltas(ctx, s, items[:n])
 			items = items[n:]
 		}
+		m.Applying.End()
 	}
 }
 

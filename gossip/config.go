@@ -21,6 +21,10 @@ type Config struct {
 	Credentials *identity.Credentials // both sides of every stream prove themselves
 	Store       Store
 
+	// LoadSeq is that of an earlier Mesh of this process, of which peers know
+	// loads that those of this one must follow.
+	LoadSeq uint64
+
 	// Dial opens a stream to a peer's sync address. Default: TCP with keepalive.
 	Dial func(ctx context.Context, addr string) (net.Conn, error)
 

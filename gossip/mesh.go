@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/edgeproxy/edgeproxy/crdt"
+	"github.com/edgeproxy/edgeproxy/internal/progress"
 	"github.com/rs/zerolog"
 )
 
@@ -19,8 +20,13 @@ type Mesh struct {
 	log     zerolog.Logger
 	applier applier
 	stats   counters
-	loads   atomic.Uint64          // sent
-	unable  atomic.Pointer[string] // why the store took nothing; nil: it does
+
+	// For a watchdog: the loops that store what comes, and that keep up with
+	// peers and heads.
+	Applying, Exchanging progress.Loop
+
+	loads  atomic.Uint64          // sent
+	unable atomic.Pointer[string] // why the store took nothing; nil: it does
 
 	running    atomic.Bool
 	changed    chan struct{} // 1: for Run, that peers or heads are to be looked at
@@ -49,14 +55,16 @@ func New(cfg Config, log zerolog.Logger) (*Mesh, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	return &Mesh{
+	m := &Mesh{
 		cfg: cfg, log: log,
 		applier: applier{wake: make(chan struct{}, 1)},
 		changed: make(chan struct{}, 1), refreshing: make(chan struct{}, 1),
 		ended: make(chan struct{}), synced: make(chan struct{}),
 		peers: map[string]*peer{}, own: crdt.Heads{}, horizon: crdt.Heads{},
 		steady: steadyClock{began: time.Now(), base: clockOf(cfg.Now().UnixMicro())},
-	}, nil
+	}
+	m.loads.Store(cfg.LoadSeq)
+	return m, nil
 }
 
 // Run dials peers, stores what comes, compares and repairs, until ctx ends. It
@@ -76,17 +84,19 @@ func (m *Mesh) Run(ctx context.Context) error {
 	wg.Go(func() { m.every(ctx, m.cfg.Digest, m.digest) })
 	for {
 		var look <-chan time.Time
+		m.Exchanging.Begin()
+		if m.isStale() {
+			_ = m.refresh(ctx) // else the next anti-entropy does
+		}
 		if next := m.reconcile(ctx, &wg); !next.IsZero() {
 			look = time.After(time.Until(next))
 		}
+		m.Exchanging.End()
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-look:
 		case <-m.changed:
-			if m.isStale() {
-				_ = m.refresh(ctx) // else the next anti-entropy does
-			}
 		}
 	}
 }
@@ -202,6 +212,10 @@ func (m *Mesh) pullLostLocked() {
 // Replaced tells that the store may have less than it had: another file is in
 // the place of the one before.
 func (m *Mesh) Replaced() { m.markStale() }
+
+// Compare compares all rows with those of one peer that should have the same,
+// now rather than within Config.Digest: something is known to be wrong here.
+func (m *Mesh) Compare(ctx context.Context) { m.digest(ctx) }
 
 func (m *Mesh) isStale() bool {
 	m.mu.Lock()

@@ -12,6 +12,7 @@ import (
 	"github.com/edgeproxy/edgeproxy/config"
 	"github.com/edgeproxy/edgeproxy/crdt/sqlite"
 	"github.com/edgeproxy/edgeproxy/geo"
+	"github.com/edgeproxy/edgeproxy/internal/progress"
 	"github.com/edgeproxy/edgeproxy/mesh"
 	"github.com/rs/zerolog"
 )
@@ -32,6 +33,7 @@ type picture struct {
 	publish func(*mesh.Snapshot, time.Time)
 	log     zerolog.Logger
 	poked   chan struct{} // size 1: rows came from another POP, or its position
+	looking progress.Loop
 	// fold takes over what was written to the file by others; nil without a
 	// mesh. It says whether there was something.
 	fold func(context.Context) (bool, error)
@@ -164,7 +166,9 @@ func (p *picture) watch(ctx context.Context, reload time.Duration) {
 			now = time.Now()
 		case now = <-ticker.C:
 		}
+		p.looking.Begin()
 		err := w.look(ctx, now)
+		p.looking.End()
 		if ctx.Err() != nil {
 			return
 		}
@@ -191,6 +195,7 @@ type watcher struct {
 
 // look asks once whether something changed, and does what follows from it.
 func (w *watcher) look(ctx context.Context, now time.Time) error {
+	ctx = progress.With(ctx, &w.looking)
 	changed, err := w.store.Poll(ctx)
 	due := now.Sub(w.read) >= w.reload
 	if due && err == nil {
@@ -204,6 +209,7 @@ func (w *watcher) look(ctx context.Context, now time.Time) error {
 	if err == nil && w.owed && w.fold != nil && !now.Before(w.again) {
 		err = w.foldAll(ctx, now)
 	}
+	progress.Step(ctx)
 	// After a failure at once: ready again means that the picture is current.
 	if err == nil && w.wanted && (due || w.err() != nil || !time.Now().Before(w.next)) {
 		begun := time.Now()
@@ -216,10 +222,12 @@ func (w *watcher) look(ctx context.Context, now time.Time) error {
 	if err != nil {
 		return err
 	}
+	progress.Step(ctx)
 	if now.Sub(w.told) >= tellEvery {
 		w.told = now
 		w.tell(ctx, now)
 	}
+	progress.Step(ctx)
 	return w.store.Settle(ctx, changed, now)
 }
 

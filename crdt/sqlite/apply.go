@@ -22,9 +22,14 @@ func (s *Store) Apply(ctx context.Context, peer string, d crdt.Delta) (a crdt.Ap
 	if err := s.sealAll(ctx); err != nil {
 		return a, err
 	}
+	sifted := false
 	for rest, first := d.Records, true; first || len(rest) > 0; first = false {
 		err := s.replicating(ctx, func(p *replica) error {
+			if !sifted {
+				rest, sifted = p.suspects.without(rest, &a), true
+			}
 			chunk := rest[:min(len(rest), p.batchSize)]
+			chunk = chunk[:p.suspects.next(chunk)]
 			if err := s.knownOfUsLocked(ctx, crdt.Delta{Ranges: d.Ranges, Records: chunk}); err != nil {
 				return err
 			}
@@ -33,7 +38,10 @@ func (s *Store) Apply(ctx context.Context, peer string, d crdt.Delta) (a crdt.Ap
 				part.Ranges, part.Horizon = d.Ranges, d.Horizon
 			}
 			begin := time.Now()
-			if err := s.mergeLocked(ctx, part, merging{peer: peer, limit: p.limit(), within: p.limit(), declared: d.Declared}, &a); err != nil {
+			p.suspects.begin(chunk)
+			err := s.mergeLocked(ctx, part, merging{peer: peer, limit: p.limit(), within: p.limit(), declared: d.Declared}, &a)
+			p.suspects.done(chunk) // an error is no crash
+			if err != nil {
 				return err
 			}
 			s.listTablesLocked()

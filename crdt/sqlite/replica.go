@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/edgeproxy/edgeproxy/crdt"
+	"github.com/edgeproxy/edgeproxy/internal/progress"
 )
 
 // tooFar is how far ahead of mesh time a stamp may be that is merged.
@@ -45,6 +46,7 @@ type replica struct {
 	statesOf         int64      // the version that states are of
 	statesAbove      crdt.Heads // and their horizon
 	batchSize        int        // records in one transaction of Apply
+	suspects         *suspects  // nil where its file cannot be kept
 }
 
 func (p *replica) seq() uint64 { return p.heads[p.self] }
@@ -128,6 +130,7 @@ func (s *Store) steady(ctx context.Context) {
 func (s *Store) whileOpen(ctx context.Context, fn func(p *replica) error) (open bool, err error) {
 	s.writeMu.Lock()
 	defer s.writeMu.Unlock()
+	progress.Step(ctx)
 	if s.writer == nil {
 		return false, nil
 	}

@@ -191,3 +191,31 @@ func stamped(records []crdt.Record) string {
 	slices.Sort(all)
 	return strings.Join(all, "; ")
 }
+
+// TestLittleFirst: one row of an origin does not wait for the thousands of
+// another, whatever their names.
+func TestLittleFirst(t *testing.T) {
+	p := newPop(t, newPath(t), "sa")
+	for _, o := range []struct {
+		node string
+		rows uint64
+	}{{"a", 500}, {"m", 1}, {"z", 500}} {
+		origin := crdt.Origin{Node: o.node, Epoch: 1}
+		d := crdt.Delta{Ranges: []crdt.Range{{Origin: origin, To: o.rows}}}
+		for n := range o.rows {
+			rec := typical(origin, n+1, 2)
+			rec.Key = backend(fmt.Sprintf("%s-%d", o.node, n))
+			d.Records = append(d.Records, rec)
+		}
+		if _, err := p.Apply(t.Context(), o.node, d); err != nil {
+			t.Fatal(err)
+		}
+	}
+	part, more, err := p.Since(t.Context(), crdt.Heads{}, 4<<10)
+	if err != nil || !more {
+		t.Fatal(more, err)
+	}
+	if !slices.ContainsFunc(part.Records, func(r crdt.Record) bool { return r.Key == backend("m-0") }) {
+		t.Errorf("not in the first part, of %v", part.Ranges)
+	}
+}

@@ -41,6 +41,7 @@ type Begun struct {
 	Edited           int    // rows that were changed while nobody looked
 	Restored         int    // rows that a replaced file lacked
 	TriggersRestored bool
+	Crashed          int // records of a peer that were being applied when the process before ended
 }
 
 // Replicate makes the file a replica: it adds the tables and triggers that it
@@ -53,19 +54,27 @@ func (s *Store) Replicate(ctx context.Context, r Replication) (Begun, error) {
 	}
 	s.writeMu.Lock()
 	s.replica = &replica{Replication: r, batchSize: 256}
+	crashed := 0
+	var err error
+	if s.replica.suspects, crashed, err = openSuspects(s.path + ".applying"); err != nil {
+		s.writeMu.Unlock()
+		return Begun{}, fmt.Errorf("open the list of what is being applied: %w", err)
+	}
 	s.writeMu.Unlock()
 	var begun Begun
-	err := s.replicating(ctx, func(p *replica) error {
+	err = s.replicating(ctx, func(p *replica) error {
 		if err := s.sealTimedLocked(ctx); err != nil {
 			return err
 		}
 		begun = *p.begun
+		begun.Crashed = crashed
 		begun.Edited = max(int(p.seq()-p.told)-begun.Adopted, 0)
 		p.begun = nil
 		return nil
 	})
 	if err != nil {
 		s.writeMu.Lock()
+		_ = s.replica.suspects.close()
 		s.replica = nil
 		s.writeMu.Unlock()
 	}
@@ -112,6 +121,7 @@ func (s *Store) End(ctx context.Context) error {
 		if err := p.Save(life); err != nil {
 			return fmt.Errorf("end the life of %s: %w", s.path, err)
 		}
+		_ = p.suspects.close()
 		s.replica = nil
 		return nil
 	})
