@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -37,7 +38,16 @@ func TestWrittenAlone(t *testing.T) {
 		a.store.set(func() { alone(20) }) // was sealed just before
 		l.within(5*time.Second, "asked", func() bool { return a.store.origin() != first })
 		a.mesh.Replaced()
+		a.store.set(func() { // which is pushed before b asks again
+			d, _ := a.store.replica.Since(crdt.Heads{}, 1<<20)
+			a.mesh.Publish(d)
+		})
 		l.within(5*time.Second, "equal", l.equal("a", "b"))
+		select {
+		case <-b.mesh.Synced():
+		case <-time.After(5 * time.Second):
+			t.Error("b goes on waiting for what a gave up")
+		}
 		c.start()
 		l.within(5*time.Second, "equal", l.equal())
 		for _, p := range l.pops {
@@ -48,11 +58,9 @@ func TestWrittenAlone(t *testing.T) {
 				t.Errorf("%s was sent %+v", p.name, rec)
 			}
 		}
-		for _, st := range a.mesh.Peers() {
-			if st.Lag > 0 {
-				t.Errorf("%s is said to lack something since %v", st.Node, st.Lag)
-			}
-		}
+		l.within(2*time.Second, "acknowledged", func() bool {
+			return !slices.ContainsFunc(a.mesh.Peers(), func(st PeerStatus) bool { return st.Lag > 0 })
+		})
 		a.write("b1", 100)
 		l.within(region+50*time.Millisecond, "everywhere", func() bool { return b.weight("b1") == 100 && c.weight("b1") == 100 })
 	})

@@ -70,11 +70,22 @@ const (
 	agreement = time.Second            // that shows a clock to have been mended
 )
 
+// maxSteady leaves room for the time that passes: a clock that stood still, at
+// the end of what frames carry, would look as if all others ran.
+const maxSteady = maxClock - 1<<48
+
+func newSteadyClock(raw int64) steadyClock {
+	return steadyClock{began: time.Now(), base: min(max(raw, -maxSteady), maxSteady)}
+}
+
 func (c *steadyClock) micro() int64 { return c.base + time.Since(c.began).Microseconds() }
 
 // follow takes on what the raw clock says where it was set, and then agrees
 // with another, or where there is no other.
 func (c *steadyClock) follow(raw int64, others []time.Duration) {
+	if raw < -maxSteady || raw > maxSteady {
+		return
+	}
 	step := time.Duration(raw-c.micro()) * time.Microsecond
 	if step.Abs() < time.Millisecond {
 		return // what reading two clocks takes
@@ -105,7 +116,7 @@ func (m *Mesh) Time() Time {
 	offsets := m.offsetsLocked()
 	raw := m.cfg.Now()
 	before := m.steady.base
-	m.steady.follow(clockOf(raw.UnixMicro()), offsets)
+	m.steady.follow(raw.UnixMicro(), offsets)
 	for i := range offsets { // they are from our clock, which has moved
 		offsets[i] -= time.Duration(m.steady.base-before) * time.Microsecond
 	}

@@ -134,3 +134,23 @@ func TestClockIsSetAlone(t *testing.T) {
 		}
 	})
 }
+
+// TestClockBeyondFrames: a clock that says more than frames carry runs on
+// beside the others'.
+func TestClockBeyondFrames(t *testing.T) {
+	bubble(t, memnet.Config{Latency: region}, "a b", func(c *Config) {
+		if c.Node == "a" {
+			c.Now = func() time.Time { return time.Now().Add(236 * 365 * 24 * time.Hour) }
+		}
+	}, func(t *testing.T, l *lab) {
+		l.startAll()
+		for range 10 {
+			time.Sleep(20 * time.Second)
+			for name, p := range l.pops {
+				if off := p.mesh.Time().Mesh.Sub(time.Now().Round(0)); off.Abs() > 10*time.Millisecond {
+					t.Fatalf("%s's mesh time is %v off", name, off)
+				}
+			}
+		}
+	})
+}

@@ -61,7 +61,7 @@ func New(cfg Config, log zerolog.Logger) (*Mesh, error) {
 		changed: make(chan struct{}, 1), refreshing: make(chan struct{}, 1),
 		ended: make(chan struct{}), synced: make(chan struct{}),
 		peers: map[string]*peer{}, own: crdt.Heads{}, horizon: crdt.Heads{},
-		steady: steadyClock{began: time.Now(), base: clockOf(cfg.Now().UnixMicro())},
+		steady: newSteadyClock(cfg.Now().UnixMicro()),
 	}
 	m.loads.Store(cfg.LoadSeq)
 	return m, nil

@@ -152,6 +152,7 @@ func (s *stream) pullIfDue(b []byte, now time.Time, soon *schedule) []byte {
 		return b
 	}
 	if !s.gap && m.own.Covers(s.want) { // it came
+		m.nowSynced()
 		s.pullAt = time.Time{}
 		s.checkLocked(m.cfg.Grace)
 		return b

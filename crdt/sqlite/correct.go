@@ -16,10 +16,15 @@ import (
 // gone, and should there be a copy of it somewhere it comes back and merges, as
 // after an older file has taken the place of ours.
 
-// correctLocked begins the new epoch where there is something to correct.
+// correctLocked begins the new epoch when the first other POP is heard, where
+// there is something to correct.
 func (s *Store) correctLocked() error {
 	p := s.replica
-	if !p.lonely() || p.clock.Last <= p.limit() || !p.Heard() {
+	if !p.lonely() || !p.Heard() {
+		return nil
+	}
+	p.met = true
+	if p.clock.Last <= p.limitBeside() {
 		return nil
 	}
 	p.attached, p.ahead = false, true
@@ -28,13 +33,13 @@ func (s *Store) correctLocked() error {
 
 // lonely says that nothing is known of any other POP, so that a clock which ran
 // ahead is to be corrected once one is heard. Later it never is: others may have
-// what was written by it.
-func (p *replica) lonely() bool { return p.Heard != nil && p.alone() }
+// what was written by it, and would bring that back again and again.
+func (p *replica) lonely() bool { return p.Heard != nil && !p.met && p.alone() }
 
 // correct writes everything anew, in the epoch that has just begun. What is
 // stamped beyond the limit is so now.
 func (b *batch) correct() error {
-	limit, last := b.limit(), crdt.Time(0)
+	limit, last := b.limitBeside(), crdt.Time(0)
 	var records []crdt.Record
 	right := map[crdt.Stamp]crdt.Stamp{}
 	err := b.scan(b.ctx, b.c, "", func(rec crdt.Record, err error) error {

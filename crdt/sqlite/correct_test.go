@@ -17,6 +17,12 @@ func lonely(t *testing.T, off int64) (p *pop, meets func(now int64)) {
 	heard, now := false, wall()+off
 	p = &pop{Store: openStore(t, newPath(t)), t: t, life: Life{Node: "sa"}, now: func() int64 { return now }}
 	p.heard = func() bool { return heard }
+	p.span = func() int64 { // of two clocks that differ by it
+		if heard && off < 2*hour {
+			return off
+		}
+		return 0
+	}
 	p.begin()
 	return p, func(mesh int64) { now, heard = mesh, true }
 }

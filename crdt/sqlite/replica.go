@@ -24,6 +24,7 @@ type replica struct {
 	doubt    bool   // what follows may not be what is in the file
 	begun    *Begun // what the caller has not been told
 	outrun   bool   // a peer has writes of ours that the file lacks
+	met      bool   // another POP was heard since Replicate
 	ahead    bool   // what we wrote alone is to be stamped anew
 	carried  *carried
 
@@ -73,12 +74,14 @@ func (p *replica) table(name string) *tracked {
 
 // limit is the latest time that is merged now.
 func (p *replica) limit() crdt.Time {
-	at := p.Now() + tooFar
-	if p.Span != nil {
-		at += p.Span()
+	if p.Span == nil {
+		return p.limitBeside()
 	}
-	return crdt.At(at)
+	return crdt.At(p.Now() + tooFar + p.Span())
 }
+
+// limitBeside is so for those who take no part of Span: POPs that come later.
+func (p *replica) limitBeside() crdt.Time { return crdt.At(p.Now() + tooFar) }
 
 var (
 	errNotReplica = errors.New("the store does not replicate: call Replicate first")
