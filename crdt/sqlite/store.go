@@ -42,6 +42,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/edgeproxy/edgeproxy/internal/progress"
 )
 
 // busyTimeout is how long we wait for somebody else's write transaction.
@@ -327,6 +329,7 @@ func (s *Store) rowsLocked(ctx context.Context, t Table) ([][]any, error) {
 	defer rows.Close()
 	var out [][]any
 	for rows.Next() {
+		progress.Step(ctx)
 		row, err := scan(rows, len(t.Columns))
 		if err != nil {
 			return nil, err
