@@ -185,21 +185,24 @@ func (p *picture) watch(ctx context.Context, reload time.Duration) {
 type watcher struct {
 	*picture
 	reload time.Duration
-	read   time.Time // when the tables were last read
-	next   time.Time // when they may be read again: reading takes a fifth of a core at most
-	wanted bool      // they have changed since
-	owed   bool      // what others wrote has not been taken over yet
-	again  time.Time // not before then, after fold has failed
-	told   time.Time // when telemetry was last written
+	read   time.Time     // when the tables were last read
+	next   time.Time     // when they may be read again: reading takes a fifth of a core at most
+	rest   time.Duration // between two times that the file is read anew: a twentieth
+	wanted bool          // they have changed since
+	owed   bool          // what others wrote has not been taken over yet
+	again  time.Time     // not before then, after fold has failed
+	told   time.Time     // when telemetry was last written
 }
 
 // look asks once whether something changed, and does what follows from it.
 func (w *watcher) look(ctx context.Context, now time.Time) error {
 	ctx = progress.With(ctx, &w.looking)
 	changed, err := w.store.Poll(ctx)
-	due := now.Sub(w.read) >= w.reload
+	due := now.Sub(w.read) >= max(w.reload, w.rest)
 	if due && err == nil {
+		begun := time.Now()
 		_, err = w.store.Verify(ctx) // where it differs, the next Poll opens it anew
+		w.rest = 20 * time.Since(begun)
 	}
 	if due && err != nil {
 		w.store.Reopen() // the file may be sound and only our connection broken

@@ -19,7 +19,7 @@ type patience struct {
 	looks int
 }
 
-var usualPatience = patience{every: time.Second, looks: 15}
+var usualPatience = patience{every: time.Second, looks: 20}
 
 // watchdog sees whether the loops get on that keep the routes current and take
 // connections. systemd (Type=notify, WatchdogSec=) hears from it while they

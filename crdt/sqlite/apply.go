@@ -208,6 +208,16 @@ func (b *batch) merge(records []crdt.Record, how merging, a *crdt.Applied) error
 			if !merged.Equal(rec) {
 				a.Conflicts++
 			}
+		} else {
+			top, _ := newest(rec)
+			refused, err := b.take(top.Origin.Node)
+			if err != nil {
+				return err
+			}
+			if refused != nil {
+				a.Refused = append(a.Refused, crdt.Refusal{Key: rec.Key, Err: refused})
+				continue
+			}
 		}
 		if len(merged.Cells) > maxColumns {
 			a.Refused = append(a.Refused, crdt.Refusal{Key: rec.Key, Err: fmt.Errorf("with the columns known here it has %d, at most %d are taken", len(merged.Cells), maxColumns)})

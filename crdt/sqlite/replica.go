@@ -48,6 +48,8 @@ type replica struct {
 	statesAbove      crdt.Heads // and their horizon
 	batchSize        int        // records in one transaction of Apply
 	suspects         *suspects  // nil where its file cannot be kept
+	mostOwned        int        // records of one other POP
+	crowds           map[string]*crowd
 }
 
 func (p *replica) seq() uint64 { return p.heads[p.self] }

@@ -53,7 +53,7 @@ func (s *Store) Replicate(ctx context.Context, r Replication) (Begun, error) {
 		return Begun{}, errors.New("replicate: Life.Node, Save and Now must be given")
 	}
 	s.writeMu.Lock()
-	s.replica = &replica{Replication: r, batchSize: 256}
+	s.replica = &replica{Replication: r, batchSize: 256, mostOwned: maxOwned}
 	crashed := 0
 	var err error
 	if s.replica.suspects, crashed, err = openSuspects(s.path + ".applying"); err != nil {

@@ -43,6 +43,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/edgeproxy/edgeproxy/internal/progress"
 )
 
 // busyTimeout is how long we wait for somebody else's write transaction.
@@ -330,6 +332,7 @@ func (s *Store) rowsLocked(ctx context.Context, t Table) ([][]any, error) {
 	defer rows.Close()
 	var out [][]any
 	for rows.Next() {
+		progress.Step(ctx)
 		row, err := scan(rows, len(t.Columns))
 		if err != nil {
 			return nil, err
