@@ -34,8 +34,8 @@ var rooms = map[string]room{
 	"proxy/route/rights":   {pure: true},
 	"geo/mmdb":             {ours: []string{"geo"}, libraries: []string{"github.com/oschwald/maxminddb-golang/v2"}},
 	"crdt":                 {pure: true},
-	"crdt/sqlite":          {ours: []string{"crdt"}, libraries: []string{"github.com/mattn/go-sqlite3", "modernc.org/sqlite"}},
-	"gossip":               {ours: []string{"crdt", "gossip/identity", "gossip/overlay"}, libraries: []string{"github.com/rs/zerolog", "golang.org/x/sync"}},
+	"crdt/sqlite":          {ours: []string{"crdt", "internal/progress"}, libraries: []string{"github.com/mattn/go-sqlite3", "modernc.org/sqlite"}},
+	"gossip":               {ours: []string{"crdt", "gossip/identity", "gossip/overlay", "internal/progress"}, libraries: []string{"github.com/rs/zerolog", "golang.org/x/sync"}},
 	"gossip/identity":      {},
 	"gossip/membership":    {libraries: []string{"github.com/hashicorp/serf", "github.com/hashicorp/memberlist", "github.com/rs/zerolog", "golang.org/x/sync"}},
 	"gossip/overlay":       {pure: true},
@@ -47,10 +47,11 @@ var rooms = map[string]room{
 	"proxy":                {ours: []string{"geo", "internal/exhausted", "proxy/route"}, libraries: []string{"github.com/rs/zerolog", "github.com/pires/go-proxyproto", "golang.org/x/sys"}},
 	"api":                  {ours: []string{"mesh", "proxy/route"}, libraries: []string{"github.com/rs/zerolog"}},
 	"internal/exhausted":   {},
+	"internal/progress":    {pure: true},
 	"internal/mockbackend": {libraries: []string{"golang.org/x/sync"}},
 	"node": {
-		ours:      []string{"api", "config", "crdt", "crdt/sqlite", "geo", "geo/mmdb", "gossip", "gossip/identity", "gossip/membership", "health", "health/checker", "mesh", "proxy", "proxy/route", "proxy/route/rights"},
-		libraries: []string{"github.com/rs/zerolog", "golang.org/x/sync", "github.com/prometheus/client_golang"},
+		ours:      []string{"api", "config", "crdt", "crdt/sqlite", "geo", "geo/mmdb", "gossip", "gossip/identity", "gossip/membership", "health", "health/checker", "internal/progress", "mesh", "proxy", "proxy/route", "proxy/route/rights"},
+		libraries: []string{"github.com/rs/zerolog", "golang.org/x/sync", "github.com/prometheus/client_golang", "github.com/coreos/go-systemd", "golang.org/x/sys"},
 	},
 	"node/lab": {
 		ours:      []string{"api", "config", "crdt/sqlite", "geo", "geo/mmdb", "internal/mockbackend", "node"}, // crdt/sqlite: the name of the SQL driver, for writes from outside

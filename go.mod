@@ -3,6 +3,7 @@ module github.com/edgeproxy/edgeproxy
 go 1.26.8
 
 require (
+	github.com/coreos/go-systemd/v22 v22.7.0
 	github.com/hashicorp/memberlist v0.7.0
 	github.com/hashicorp/serf v0.11.0
 	github.com/mattn/go-isatty v0.0.24

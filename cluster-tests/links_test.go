@@ -12,6 +12,9 @@ type link struct {
 	cut   bool          // nothing arrives, and nobody is told
 	loss  int           // percent of the packets
 	delay time.Duration // of each
+	twice int           // percent of the packets that arrive two times
+	early int           // percent that have no delay, and overtake the others
+	rate  int           // bytes of a stream in a second; 0: as fast as it can be
 }
 
 // links are those between all POPs of a scenario, one for each direction. A
@@ -50,12 +53,24 @@ func (l *links) tellLocked() {
 	l.changed = make(chan struct{})
 }
 
-// passes says whether a packet arrives, and how much later.
-func (l *links) passes(from, to int) (delay time.Duration, ok bool) {
+// passes says how much later a packet arrives, once for each time that it does.
+func (l *links) passes(from, to int) (delays []time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	at := l.all[[2]int{from, to}]
-	return at.delay, !at.cut && (at.loss == 0 || l.rand.IntN(100) >= at.loss)
+	chance := func(percent int) bool { return percent > 0 && l.rand.IntN(100) < percent }
+	if at.cut || chance(at.loss) {
+		return nil
+	}
+	for copies := 1; copies > 0; copies-- {
+		if delays = append(delays, at.delay); chance(at.early) {
+			delays[len(delays)-1] = 0
+		}
+		if len(delays) == 1 && chance(at.twice) {
+			copies++
+		}
+	}
+	return delays
 }
 
 // delayOf is the delay alone, for what cannot be lost.
@@ -63,6 +78,13 @@ func (l *links) delayOf(from, to int) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.all[[2]int{from, to}].delay
+}
+
+// rateOf is how much of a stream goes through now.
+func (l *links) rateOf(from, to int) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.all[[2]int{from, to}].rate
 }
 
 // open waits until neither direction is cut: a stream whose acknowledgements
@@ -83,9 +105,10 @@ func (l *links) open(ctx context.Context, a, b int) error {
 	}
 }
 
-// cable brings packets to their end in the order in which they were sent, each
-// when it is due. A router's queue: what does not fit is dropped.
-type cable struct{ queue chan parcel }
+// cable brings packets to their end, each when it is due: in the order in which
+// they were sent, but for those without a delay, which do not wait for others.
+// A router's queue: what does not fit is dropped.
+type cable struct{ late, express chan parcel }
 
 type parcel struct {
 	due  time.Time
@@ -94,29 +117,43 @@ type parcel struct {
 
 const cableQueue = 1024 // packets on their way
 
-func newCable() *cable { return &cable{queue: make(chan parcel, cableQueue)} }
+func newCable() *cable {
+	return &cable{make(chan parcel, cableQueue), make(chan parcel, cableQueue)}
+}
 
-// send takes the packet as its own.
-func (w *cable) send(data []byte, delay time.Duration) {
-	select {
-	case w.queue <- parcel{time.Now().Add(delay), data}:
-	default:
+// send takes the packet as its own, once for each of the delays.
+func (w *cable) send(data []byte, delays []time.Duration) {
+	for _, delay := range delays {
+		lane := w.late
+		if delay == 0 {
+			lane = w.express
+		}
+		select {
+		case lane <- parcel{time.Now().Add(delay), data}:
+		default:
+		}
 	}
 }
 
 // run delivers until ctx ends.
 func (w *cable) run(ctx context.Context, deliver func([]byte)) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case p := <-w.queue:
-			if !waitUntil(ctx, p.due) {
-				return
+	var both sync.WaitGroup
+	for _, lane := range []chan parcel{w.late, w.express} {
+		both.Go(func() {
+			for {
+				select {
+				case <-ctx.Done():
+					return
+				case p := <-lane:
+					if !waitUntil(ctx, p.due) {
+						return
+					}
+					deliver(p.data)
+				}
 			}
-			deliver(p.data)
-		}
+		})
 	}
+	both.Wait()
 }
 
 // waitUntil is false where ctx ends before.

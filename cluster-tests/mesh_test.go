@@ -20,7 +20,10 @@ import (
 
 // slots bound how many POPs of meshes run at a time, for the tests share two
 // cores with whatever else there is.
-var slots = semaphore.NewWeighted(8)
+var slots = semaphore.NewWeighted(allSlots)
+
+// allSlots are taken by a mesh of more POPs than that, too.
+const allSlots = 8
 
 // converged is how long a mesh may take for what should take a second.
 const converged = 10 * time.Second
@@ -43,10 +46,11 @@ func newMesh(t testing.TB, n int, env ...string) *mesh {
 // planMesh is newMesh that starts nothing yet.
 func planMesh(t testing.TB, n int, env ...string) *mesh {
 	t.Helper()
-	if err := slots.Acquire(t.Context(), int64(n)); err != nil {
+	taken := int64(min(n, allSlots))
+	if err := slots.Acquire(t.Context(), taken); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { slots.Release(int64(n)) })
+	t.Cleanup(func() { slots.Release(taken) })
 	m := &mesh{key: newKey()}
 	for range n {
 		m.add(t, env...)

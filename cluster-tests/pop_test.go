@@ -26,6 +26,8 @@ type pop struct {
 	dir, db   string
 	env       []string // of several entries for one variable the last one counts
 	args      []string
+	wrap      func(*exec.Cmd)     // what serve runs under; nil: nothing
+	program   string              // an edgeproxy that is not the one under test; empty: that one
 	user      *syscall.Credential // nil: ours
 	netns     string              // network namespace; empty: ours
 	container string              // that it runs in; empty: a process of ours
@@ -92,7 +94,11 @@ func (p *pop) state() string {
 
 // command is edgeproxy with the POP's environment, for other commands than serve too.
 func (p *pop) command(args ...string) *exec.Cmd {
-	all := append([]string{binary}, args...)
+	program := binary
+	if p.program != "" {
+		program = p.program
+	}
+	all := append([]string{program}, args...)
 	if p.netns != "" {
 		all = append([]string{"ip", "netns", "exec", p.netns}, all...) // becomes edgeproxy, with its process id
 	}
@@ -106,6 +112,9 @@ func (p *pop) launch(t testing.TB) {
 	t.Helper()
 	p.cmd = p.command(p.args...)
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
+	if p.wrap != nil {
+		p.wrap(p.cmd)
+	}
 	if p.user != nil {
 		p.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: p.user}
 	}

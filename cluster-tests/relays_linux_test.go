@@ -102,8 +102,8 @@ func (r *relays) packets(to int, port uint16) error {
 				continue // an ICMP error about something we sent, or the end
 			}
 			from := r.number(src.Addr().Unmap())
-			delay, ok := r.links.passes(from, to)
-			if from < 0 || !ok {
+			delays := r.links.passes(from, to)
+			if from < 0 || len(delays) == 0 {
 				continue
 			}
 			w := cables[from]
@@ -116,7 +116,7 @@ func (r *relays) packets(to int, port uint16) error {
 					})
 				})
 			}
-			w.send(append([]byte(nil), buf[:n]...), delay)
+			w.send(append([]byte(nil), buf[:n]...), delays)
 		}
 	})
 	return nil
@@ -181,7 +181,7 @@ func (r *relays) pump(ctx context.Context, dst io.Writer, src io.Reader, from, t
 			if !waitUntil(ctx, p.due) || r.links.open(ctx, from, to) != nil {
 				return
 			}
-			if _, err := dst.Write(p.data); err != nil {
+			if !r.trickle(ctx, dst, p.data, from, to) {
 				return
 			}
 		}
@@ -200,6 +200,25 @@ func (r *relays) pump(ctx context.Context, dst io.Writer, src io.Reader, from, t
 			return
 		}
 	}
+}
+
+// trickle writes as fast as the link is at each moment.
+func (r *relays) trickle(ctx context.Context, dst io.Writer, data []byte, from, to int) bool {
+	const step = 50 * time.Millisecond
+	for len(data) > 0 {
+		n := len(data)
+		if rate := r.links.rateOf(from, to); rate > 0 {
+			n = min(n, max(1, rate*int(step)/int(time.Second)))
+			if !waitUntil(ctx, time.Now().Add(step)) {
+				return false
+			}
+		}
+		if _, err := dst.Write(data[:n]); err != nil {
+			return false
+		}
+		data = data[n:]
+	}
+	return true
 }
 
 // owner is the number of the POP whose process has the other end of a

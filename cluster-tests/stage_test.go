@@ -35,6 +35,7 @@ type stage struct {
 	died     time.Time        // when the last backend did, in the future while one does
 
 	writers, clients *crowd
+	verdicts         *verdicts
 }
 
 // crowd is some goroutines that do something until they are told to end.

@@ -93,8 +93,8 @@ func (f *fabric) carry(from *tunPort) {
 		case from.pop < 0 || to.pop < 0:
 			_, _ = to.file.Write(buf[:n]) // a full queue drops, as queues do
 		default:
-			if delay, ok := f.links.passes(from.pop, to.pop); ok {
-				f.cable(from.pop, to).send(append([]byte(nil), buf[:n]...), delay)
+			if delays := f.links.passes(from.pop, to.pop); len(delays) > 0 {
+				f.cable(from.pop, to).send(append([]byte(nil), buf[:n]...), delays)
 			}
 		}
 	}

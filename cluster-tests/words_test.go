@@ -24,6 +24,15 @@ func vocabulary() map[string]word {
 			return s.each(names, func(name string, p *pop) error { return s.power(name, p, to) })
 		}}
 	}
+	percent := func(set func(*link, int)) word {
+		return word{"PERCENT POP... from|to POP...", 4, -1, func(s *stage, a []string) error {
+			n, err := strconv.Atoi(a[0])
+			if err != nil || n < 0 || n > 100 {
+				return fmt.Errorf("%s percent: want 0 to 100", a[0])
+			}
+			return s.links(a[1:], func(l *link) { set(l, n) })
+		}}
+	}
 	return map[string]word{
 		"needs":    {"FAULT...; skips the scenario where it cannot be played", 1, -1, (*stage).needs},
 		"start":    {"N; POPs sa us eu ap af, until they are a mesh", 1, 1, (*stage).start},
@@ -36,14 +45,16 @@ func vocabulary() map[string]word {
 		"restart": {"POP...", 1, -1, func(s *stage, names []string) error {
 			return errors.Join(s.do(append([]string{"stop"}, names...)), s.do(append([]string{"run"}, names...)))
 		}},
-		"skew":      {"POP DURATION; from its next start on its clock is wrong", 2, 2, (*stage).skew},
+		"skew":      {"POP DURATION; its clock is wrong: at once where it was given one before its start, else from its next start on", 2, 2, (*stage).skew},
 		"fill-disk": {"POP", 1, 1, func(s *stage, a []string) error { return s.disk(a[0], true) }},
 		"free-disk": {"POP", 1, 1, func(s *stage, a []string) error { return s.disk(a[0], false) }},
 
 		"cut": {"POP... from|to POP...", 3, -1, func(s *stage, a []string) error {
 			return s.links(a, func(l *link) { l.cut = true })
 		}},
-		"lose":  {"PERCENT POP... from|to POP...", 4, -1, (*stage).lose},
+		"lose":  percent(func(l *link, n int) { l.loss = n }),
+		"twice": percent(func(l *link, n int) { l.twice = n }),
+		"early": percent(func(l *link, n int) { l.early = n }),
 		"delay": {"DURATION POP... from|to POP...", 4, -1, (*stage).delay},
 		"heal":  {"; all links are good again", 0, 0, func(s *stage, _ []string) error { return s.on.heal() }},
 
@@ -62,6 +73,12 @@ func vocabulary() map[string]word {
 		"equal":    {"; all POPs hold the same rows and print the same digest", 0, 0, func(s *stage, _ []string) error { return same(s.running()...) }},
 		"no-loss":  {"; each POP has what was acknowledged, and nothing else", 0, 0, (*stage).noLoss},
 		"together": {"; all POPs see each other and have streams", 0, 0, func(s *stage, _ []string) error { return formed(s.running()...) }},
+		"latest":   {"ROW; all POPs have what was written to it last", 1, 1, (*stage).latest},
+		"held":     {"POP|all N; so many rows wait in its quarantine", 2, 2, (*stage).held},
+		"beside":   {"POP DURATION; its status says that its clock is so far from the mesh's, to half a second", 2, 2, (*stage).beside},
+		"wait":     {"DURATION; six times as long in the long tests", 1, 1, (*stage).wait},
+		"looking":  {"; from now on what POPs say of each other is noted", 0, 0, (*stage).startVerdicts},
+		"alive":    {"DURATION; no more, and no POP had another as not alive for longer", 1, 1, (*stage).aliveWithin},
 		"state":    {"POP|all BACKEND up|down|full|...", 3, 3, (*stage).state},
 		"sees":     {"POP POP STATUS", 3, 3, (*stage).sees},
 		"has":      {"POP|all SELECT TEXT", 3, 3, (*stage).has},
@@ -146,10 +163,10 @@ func (s *stage) skew(args []string) error {
 		return err
 	}
 	p, err := s.pop(args[0])
-	if err == nil {
-		p.set("CLUSTERTESTS_SKEW", args[1])
+	if err != nil {
+		return err
 	}
-	return err
+	return p.skewClock(s.t, args[1])
 }
 
 func (s *stage) disk(name string, full bool) error {
@@ -185,12 +202,13 @@ func (s *stage) links(args []string, f func(*link)) error {
 	})
 }
 
-func (s *stage) lose(args []string) error {
-	percent, err := strconv.Atoi(args[0])
-	if err != nil || percent < 0 || percent > 100 {
-		return fmt.Errorf("%s percent: want 0 to 100", args[0])
+// wait lets time pass, for what must not happen.
+func (s *stage) wait(args []string) error {
+	d, err := time.ParseDuration(args[0])
+	if err == nil {
+		waitUntil(s.t.Context(), time.Now().Add(d*time.Duration(often(1, 6))))
 	}
-	return s.links(args[1:], func(l *link) { l.loss = percent })
+	return err
 }
 
 func (s *stage) delay(args []string) error {

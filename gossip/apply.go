@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/edgeproxy/edgeproxy/crdt"
+	"github.com/edgeproxy/edgeproxy/internal/progress"
 )
 
 const (
@@ -15,7 +16,9 @@ const (
 
 // applyAll is the only goroutine that stores what comes from peers.
 func (m *Mesh) applyAll(ctx context.Context) {
+	ctx = progress.With(ctx, &m.Applying)
 	for s := m.applier.next(ctx); s != nil; s = m.applier.next(ctx) {
+		m.Applying.Begin()
 		items := s.collect()
 		for len(items) > 0 && ctx.Err() == nil {
 			if items[0].pulled != nil {
@@ -30,12 +33,14 @@ func (m *Mesh) applyAll(ctx context.Context) {
 			m.applyDeltas(ctx, s, items[:n])
 			items = items[n:]
 		}
+		m.Applying.End()
 	}
 }
 
 // applyDeltas stores consecutive deltas as one.
 func (m *Mesh) applyDeltas(ctx context.Context, s *stream, items []item) {
 	var d crdt.Delta
+	d.Declared = s.tables()
 	var refused []crdt.Refusal
 	for n := range items {
 		i := &items[n]
@@ -48,6 +53,7 @@ func (m *Mesh) applyDeltas(ctx context.Context, s *stream, items []item) {
 		m.lose(ctx, s, err)
 		return
 	}
+	m.unable.Store(nil)
 	applied.Refused = append(refused, applied.Refused...)
 	s.peer.traffic.recordsIn.Add(uint64(len(d.Records)))
 	m.afterApply(s, applied, items[0].repair)
@@ -62,6 +68,24 @@ func (m *Mesh) applyDeltas(ctx context.Context, s *stream, items []item) {
 	for _, i := range items {
 		m.forward(s, i)
 	}
+}
+
+// Unable says why the store does not take what peers send, nothing where it
+// does. What it did not take is pulled again each second, as long as there is
+// a peer to pull it from.
+func (m *Mesh) Unable() string {
+	why := m.unable.Load()
+	if why == nil {
+		return ""
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, p := range m.peers {
+		if p.stream != nil && p.stream.gap {
+			return *why
+		}
+	}
+	return ""
 }
 
 // rangesOf are the ranges of a delta that may move a head, and takes note of
@@ -104,6 +128,7 @@ func (m *Mesh) lose(ctx context.Context, s *stream, err error) {
 		return
 	}
 	m.stats.applyErrors.Add(1)
+	m.unable.Store(new(err.Error()))
 	m.mu.Lock()
 	s.gap = true
 	if s.pull != nil {

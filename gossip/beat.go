@@ -201,7 +201,7 @@ func (m *Mesh) takeBeatLocked(s *stream, b *beat, now time.Time) bool {
 		return false
 	}
 	if b.load.Age < MaxLoadAge {
-		ours := clockOf(m.cfg.Now().UnixMicro())
+		ours := m.clockLocked()
 		v.offset, v.timed = time.Duration(b.clock-ours)*time.Microsecond+b.load.Age, true
 	}
 	if s.class == classTree && m.trees.First(b.origin, s.node) {

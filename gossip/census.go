@@ -18,7 +18,7 @@ const (
 )
 
 // meshTimeLocked is in ms since 1970.
-func (m *Mesh) meshTimeLocked() int64 { return m.cfg.Now().Add(m.offsetLocked()).UnixMilli() }
+func (m *Mesh) meshTimeLocked() int64 { return m.timeLocked().Mesh.UnixMilli() }
 
 // askCensusLocked begins a census where nobody has for long.
 func (m *Mesh) askCensusLocked(now time.Time) {

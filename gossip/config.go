@@ -21,6 +21,10 @@ type Config struct {
 	Credentials *identity.Credentials // both sides of every stream prove themselves
 	Store       Store
 
+	// LoadSeq is that of an earlier Mesh of this process, of which peers know
+	// loads that those of this one must follow.
+	LoadSeq uint64
+
 	// Dial opens a stream to a peer's sync address. Default: TCP with keepalive.
 	Dial func(ctx context.Context, addr string) (net.Conn, error)
 
@@ -42,6 +46,10 @@ type Config struct {
 	// next delta waits for it. It may be nil.
 	Applied func(peer string, a crdt.Applied)
 
+	// Tables are those that records of Store may be of, in any order that stays.
+	// nil: peers are not told, and keep nothing of tables that they do not know.
+	Tables func() []string
+
 	// WholeLoad is this POP's load, for a peer whose stream begins, and TookLoad
 	// hears a peer's. They must not block, nor call the Mesh. Both may be nil.
 	WholeLoad func() Load
@@ -55,7 +63,7 @@ type Config struct {
 	// this POP's. Called at every encounter; must not block. It may be nil.
 	Conflict func(Conflict)
 
-	Now  func() time.Time // the raw clock; default time.Now
+	Now  func() time.Time // this machine's clock, which may be wrong and be set; default time.Now
 	Rand func() float64   // in [0, 1), safe for concurrent use; default math/rand/v2
 
 	// FanoutLimit is up to how many POPs, this one too, hold a stream with every

@@ -83,7 +83,7 @@ func (m *Mesh) tryEnter(s *stream, h hello, rtt time.Duration) (old *stream) {
 	p.stream, p.err, p.gone = s, "", time.Time{}
 	p.heads, p.horizon = h.heads, h.horizon
 	p.clock = clockSamples{}
-	p.clock.add(sampleOf(h.clock, m.clock(), rtt))
+	p.clock.add(sampleOf(h.clock, m.clockLocked(), rtt))
 	if replaced == nil {
 		p.since = time.Now()
 	}

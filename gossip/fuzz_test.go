@@ -39,6 +39,7 @@ func frameSamples() [][]byte {
 			Unchecked: []string{"sa-3"}, Suspects: []string{"sa-2"},
 		}.append),
 		appendFrame(nil, kindNote, Note{Key: "cb", Body: []byte("xyz")}.append),
+		appendFrame(nil, kindTables, tablesFrame{[]string{"backends", "of tomorrow"}}.append),
 		appendFrame(nil, kindLink, appendLink(linkYes)),
 		appendFrame(nil, kindPrune, appendOrigins([]string{"a", "b"})),
 		appendFrame(nil, kindGraft, graftFrame{tell: true, origins: []string{"a"}}.append),
@@ -80,6 +81,8 @@ func decoded(k kind, body []byte) (f any, again []byte, err error) {
 		return reencode(asText, body, func(d string, b []byte) []byte { return append(b, d...) })
 	case kindLoad:
 		return reencode(decodeLoad, body, Load.append)
+	case kindTables:
+		return reencode(decodeTables, body, tablesFrame.append)
 	case kindNote:
 		return reencode(decodeNote, body, Note.append)
 	case kindLink:

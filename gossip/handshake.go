@@ -145,7 +145,14 @@ func (m *Mesh) sayHello(s *stream) error {
 	return err
 }
 
-func (m *Mesh) clock() int64 { return clockOf(m.cfg.Now().UnixMicro()) }
+// clock is what peers are told of ours.
+func (m *Mesh) clock() int64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.clockLocked()
+}
+
+func (m *Mesh) clockLocked() int64 { return clockOf(m.steady.micro()) }
 
 func readHello(frames *frameReader) (h hello, err error) {
 	k, body, err := frames.next()

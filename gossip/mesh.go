@@ -11,6 +11,7 @@ import (
 
 	"github.com/edgeproxy/edgeproxy/crdt"
 	"github.com/edgeproxy/edgeproxy/gossip/overlay"
+	"github.com/edgeproxy/edgeproxy/internal/progress"
 	"github.com/rs/zerolog"
 )
 
@@ -20,7 +21,13 @@ type Mesh struct {
 	log     zerolog.Logger
 	applier applier
 	stats   counters
-	loads   atomic.Uint64 // sent
+
+	// For a watchdog: the loops that store what comes, and that keep up with
+	// peers and heads.
+	Applying, Exchanging progress.Loop
+
+	loads  atomic.Uint64          // sent
+	unable atomic.Pointer[string] // why the store took nothing; nil: it does
 
 	running    atomic.Bool
 	changed    chan struct{} // 1: for Run, that peers or heads are to be looked at
@@ -41,6 +48,7 @@ type Mesh struct {
 	asking    bool
 	stale     bool // own may be behind the store
 	marks     marks
+	steady    steadyClock
 	strangers peer // stands for those who are none: limits what they can make us log
 
 	// Of a mesh of more than Config.FanoutLimit POPs.
@@ -61,14 +69,17 @@ func New(cfg Config, log zerolog.Logger) (*Mesh, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	return &Mesh{
+	m := &Mesh{
 		cfg: cfg, log: log,
 		applier: applier{wake: make(chan struct{}, 1)},
 		changed: make(chan struct{}, 1), refreshing: make(chan struct{}, 1),
 		ended: make(chan struct{}), synced: make(chan struct{}),
 		peers: map[string]*peer{}, own: crdt.Heads{}, horizon: crdt.Heads{},
 		beating: make(chan struct{}, 1), count: 1, trees: overlay.NewTrees(cfg.Node),
-	}, nil
+		steady: newSteadyClock(cfg.Now().UnixMicro()),
+	}
+	m.loads.Store(cfg.LoadSeq)
+	return m, nil
 }
 
 // Run dials peers, stores what comes, compares and repairs, until ctx ends. It
@@ -90,17 +101,19 @@ func (m *Mesh) Run(ctx context.Context) error {
 	wg.Go(func() { m.beatAll(ctx) })
 	for {
 		var look <-chan time.Time
+		m.Exchanging.Begin()
+		if m.isStale() {
+			_ = m.refresh(ctx) // else the next anti-entropy does
+		}
 		if next := m.reconcile(ctx, &wg); !next.IsZero() {
 			look = time.After(time.Until(next))
 		}
+		m.Exchanging.End()
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-look:
 		case <-m.changed:
-			if m.isStale() {
-				_ = m.refresh(ctx) // else the next anti-entropy does
-			}
 		}
 	}
 }
@@ -125,7 +138,7 @@ func pause(ctx context.Context, d time.Duration) bool {
 }
 
 // Publish sends what was written here: sealed and committed, in the order of
-// its numbers. It never blocks.
+// its numbers. Of what was sealed alone peers learn by our heads. It never blocks.
 func (m *Mesh) Publish(d crdt.Delta) {
 	if len(d.Records) == 0 && len(d.Ranges) == 0 {
 		return
@@ -145,7 +158,10 @@ func (m *Mesh) Publish(d crdt.Delta) {
 	if m.asking {
 		m.meanwhile = append(m.meanwhile, d.Ranges...)
 	}
-	targets := m.targetsLocked()
+	var targets []*stream
+	if !d.Alone {
+		targets = m.targetsLocked()
+	}
 	m.mu.Unlock()
 	for _, s := range targets {
 		s.put(d)
@@ -184,6 +200,7 @@ func (m *Mesh) refresh(ctx context.Context) error {
 		m.own, m.horizon = heads, horizon
 		m.version++
 		if lost {
+			m.marks.lost(heads)
 			m.pullLostLocked()
 		}
 	}
@@ -212,6 +229,10 @@ func (m *Mesh) pullLostLocked() {
 // Replaced tells that the store may have less than it had: another file is in
 // the place of the one before.
 func (m *Mesh) Replaced() { m.markStale() }
+
+// Compare compares all rows with those of one peer that should have the same,
+// now rather than within Config.Digest: something is known to be wrong here.
+func (m *Mesh) Compare(ctx context.Context) { m.digest(ctx) }
 
 func (m *Mesh) isStale() bool {
 	m.mu.Lock()

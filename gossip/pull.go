@@ -153,6 +153,7 @@ func (s *stream) pullIfDue(b []byte, now time.Time, soon *schedule) []byte {
 		return b
 	}
 	if !s.gap && m.own.Covers(s.want) { // it came
+		m.nowSynced()
 		s.pullAt = time.Time{}
 		s.checkLocked(m.cfg.Grace)
 		return b
@@ -251,6 +252,7 @@ func (m *Mesh) finishPull(ctx context.Context, s *stream, f pulledFrame) {
 		m.lose(ctx, s, err)
 		return
 	}
+	m.unable.Store(nil)
 	m.mu.Lock()
 	s.gap = false
 	again := m.cfg.Grace
@@ -270,9 +272,10 @@ func (m *Mesh) purge(ctx context.Context, s *stream, p *pull, heads crdt.Heads) 
 		m.log.Warn().Str("peer", s.node).Msg("snapshot too large to purge by")
 		return nil
 	}
+	knows := s.knows(p.seen)
 	n, err := m.cfg.Store.Purge(ctx, heads, func(k crdt.Key) bool {
 		_, ok := p.seen[k]
-		return ok
+		return ok || !knows(k.Table)
 	})
 	m.stats.purged.Add(uint64(n))
 	if n > 0 {

@@ -20,7 +20,7 @@ type PeerStatus struct {
 	Lag       time.Duration // how long it has lacked something that was written here
 	Queued    int           // rows that wait to be sent
 	RTT       time.Duration // the best of the last round trips; 0: not measured
-	Offset    time.Duration // its raw clock minus ours
+	Offset    time.Duration // its clock minus ours
 	Heads     crdt.Heads    // what it has acknowledged; nil: never heard of
 	Err       string        // why there is no stream
 

@@ -77,6 +77,9 @@ type stream struct {
 	parts      *beat // the reader's: of a beat that is not complete
 	partsTaken int
 
+	saidTables []string        // write's: as declared to the peer
+	declared   map[string]bool // by the peer; guarded by mu
+
 	partial bool // the applier's: the last delta had no ranges, the next continues it
 }
 
@@ -253,6 +256,8 @@ func (s *stream) handle(ctx context.Context, k kind, body []byte) error {
 		return with(decodeKeyring, body, s.m.takeKeyring)
 	case kindLoad:
 		return with(decodeLoad, body, s.tookLoad)
+	case kindTables:
+		return with(decodeTables, body, s.tookTables)
 	case kindNote:
 		return with(decodeNote, body, s.tookNote)
 	case kindLink:
@@ -290,7 +295,7 @@ func (s *stream) tookPong(f pongFrame) error {
 	s.mu.Unlock()
 	if latest {
 		s.m.mu.Lock()
-		s.peer.clock.add(sampleOf(f.clock, s.m.clock(), rtt))
+		s.peer.clock.add(sampleOf(f.clock, s.m.clockLocked(), rtt))
 		s.m.mu.Unlock()
 	}
 	return nil

@@ -22,7 +22,7 @@ func (s *stream) write(ctx context.Context) error {
 		if s.wholeDue.Swap(false) {
 			s.putWhole()
 		}
-		b := s.takeBeats(s.takeNotes(s.takeLoad(s.takeControl(now), now)), now)
+		b := s.takeBeats(s.declare(s.takeNotes(s.takeLoad(s.takeControl(now), now))), now)
 		if !s.queue.empty() {
 			if at := flushed.Add(s.m.cfg.Flush); at.After(now) {
 				soon.by(at)
@@ -45,7 +45,7 @@ func (s *stream) write(ctx context.Context) error {
 		case <-s.wake:
 		case <-timer.C:
 		case frame := <-s.out:
-			if err := s.push(ctx, frame); err != nil {
+			if err := s.push(ctx, s.declare(frame)); err != nil {
 				return err
 			}
 		}

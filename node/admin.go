@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"github.com/edgeproxy/edgeproxy/api"
@@ -22,10 +23,10 @@ import (
 // admin does what the API and the command line ask for, over a database and a
 // router, whether a daemon runs around them or not.
 type admin struct {
-	picture *picture
-	router  *route.Router
-	geo     *mmdb.Resolver
-	vigil   *vigil // nil without a daemon
+	live   atomic.Pointer[part]
+	router *route.Router
+	geo    *mmdb.Resolver
+	vigil  *vigil // nil without a daemon
 }
 
 // Backends implements api.POP.
@@ -173,13 +174,13 @@ func (a *admin) DeleteBackend(ctx context.Context, id string) error {
 // write runs fn in a transaction and has what it wrote in the routing picture
 // when it returns: whoever is told "done" finds it done.
 func (a *admin) write(ctx context.Context, fn func(tx *sqlite.Tx) error) error {
-	err := a.picture.store.Write(ctx, fn)
+	err := a.store().Write(ctx, fn)
 	if errors.Is(err, api.ErrNotFound) || errors.Is(err, api.ErrExists) || errors.As(err, new(*mesh.FieldError)) {
 		return err
 	}
 	if err == nil {
 		// What is committed is published, also where whoever asked has gone.
-		err = a.picture.refresh(context.WithoutCancel(ctx))
+		err = a.picture().refresh(context.WithoutCancel(ctx))
 	}
 	if err != nil {
 		return fmt.Errorf("%w: %w", api.ErrUnavailable, err)
@@ -209,7 +210,7 @@ func (a *admin) status() api.Status {
 		Reasons: []string{}, Problems: append([]mesh.Problem{}, snap.Problems...),
 		Backends:   api.BackendCounts{Total: len(snap.Backends)},
 		Geo:        api.GeoStatus{Source: info.Source, Built: info.Built},
-		DB:         a.picture.store.Path(),
+		DB:         a.store().Path(),
 		MeshStatus: api.MeshStatus{Members: []api.Member{}, Peers: []api.PeerStatus{}},
 	}
 	for i := range snap.Backends {
@@ -229,21 +230,18 @@ func (n *Node) Status(ctx context.Context) (api.Status, error) {
 	st.Ready = len(st.Reasons) == 0
 	st.Connections = n.server.Active()
 	st.Bindings = n.router.Bindings()
-	if n.mesh == nil {
+	if n.mesh() == nil {
 		return st, nil
 	}
 	var err error
-	if st.MeshStatus, err = n.mesh.status(ctx); err != nil {
+	if st.MeshStatus, err = n.mesh().status(ctx); err != nil {
 		st.Reasons = append(st.Reasons, "records: "+err.Error())
 	}
 	return st, nil
 }
 
 // File is a routing database without a daemon, for the command line.
-type File struct {
-	admin
-	store *sqlite.Store
-}
+type File struct{ admin }
 
 // Status implements api.POP.
 func (f *File) Status(context.Context) (api.Status, error) {
@@ -262,20 +260,22 @@ func OpenFile(ctx context.Context, cfg *config.Config) (*File, error) {
 	if f.geo, err = mmdb.New(mmdb.Config{Path: cfg.GeoIPPath}, table); err != nil {
 		return nil, err
 	}
-	if f.store, err = sqlite.Open(ctx, cfg.DBPath); err != nil {
+	store, err := sqlite.Open(ctx, cfg.DBPath)
+	if err != nil {
 		return nil, err
 	}
 	f.router = route.NewRouter(route.NewAffinity(0, 0))
-	f.picture = &picture{poked: make(chan struct{}, 1), store: f.store, self: self(cfg, cfg.NodeID), positions: positions(cfg), publish: f.router.Update, log: zerolog.Nop()}
-	if err := f.picture.refresh(ctx); err != nil {
-		f.store.Close()
+	p := &picture{poked: make(chan struct{}, 1), store: store, self: self(cfg, cfg.NodeID), positions: positions(cfg), publish: f.router.Update, log: zerolog.Nop()}
+	if err := p.refresh(ctx); err != nil {
+		store.Close()
 		return nil, err
 	}
+	f.live.Store(&part{store: store, picture: p})
 	return f, nil
 }
 
 // Close closes the database.
-func (f *File) Close() error { return f.store.Close() }
+func (f *File) Close() error { return f.store().Close() }
 
 // Finding is one thing that Check found wrong.
 type Finding struct {

@@ -22,7 +22,7 @@ func Backup(ctx context.Context, db string, to io.Writer) error {
 
 // backup is Backup of the store that is open.
 func (n *Node) backup(ctx context.Context, to io.Writer) error {
-	return Backup(ctx, n.store.Path(), to)
+	return Backup(ctx, n.store().Path(), to)
 }
 
 // throughFile has make write a new file in dir and sends what is in it.

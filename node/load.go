@@ -22,8 +22,8 @@ func (n *Node) Load(ctx context.Context) (api.Load, error) {
 	own := ownLoad(n.router, now)
 	own.POP = n.life.Node
 	reported := []route.Reported{own}
-	if n.mesh != nil {
-		members, reported = n.mesh.members(), n.mesh.reported(now)
+	if m := n.mesh(); m != nil {
+		members, reported = m.members(), m.reported(now)
 	}
 	l := api.Load{Node: n.life.Node, Time: now.UTC(), POPs: popLoads(reported, members, now), Backends: make([]api.BackendLoad, len(list.Backends))}
 	rates := n.router.SlotRates(now)

@@ -39,29 +39,28 @@ const (
 // replication is this POP's part in the mesh: who else is there, and the
 // records that go to and fro.
 type replication struct {
-	node      string
-	nonce     string
-	cfg       *config.Config
-	store     *sqlite.Store
-	picture   *picture
-	router    *route.Router
-	vigil     *vigil
-	ledger    *ledger // nil without strict limits
-	told      route.Reporter
-	clock     func() time.Time // this machine's, as records have it
-	log       zerolog.Logger
-	base      zerolog.Logger // without a component
-	keyFile   string         // of the keyring
-	roster    *roster
-	creds     *identity.Credentials
-	version   string
-	via       func(addr string) string // Options.Via
-	ring      *membership.Ring         // from join on
-	ringEnded chan error               // its end, once
-	streams   *gossip.Mesh
-	front     *net.TCPListener
-	counts    *meshCounts
-	pins      *pins
+	node    string
+	nonce   string
+	cfg     *config.Config
+	store   *sqlite.Store
+	picture *picture
+	router  *route.Router
+	vigil   *vigil
+	ledger  *ledger // nil without strict limits
+	told    route.Reporter
+	clock   func() time.Time // this machine's, as records have it
+	log     zerolog.Logger
+	base    zerolog.Logger // without a component
+	keyFile string         // of the keyring
+	roster  *roster
+	creds   *identity.Credentials
+	version string
+	via     func(addr string) string // Options.Via
+	ring    *membership.Ring         // from join on
+	streams *gossip.Mesh
+	front   *net.TCPListener
+	counts  *meshCounts
+	pins    *pins
 
 	began     time.Time   // of membership
 	timed     atomic.Bool // mesh time has been known
@@ -69,23 +68,34 @@ type replication struct {
 	keyMu     sync.Mutex
 	repairs   repairLog
 	local     []crdt.Refusal         // rows that no other POP would take, as last logged; tidy's
+	damaged   []crdt.Key             // records that the last check could not read; tidy's
 	unsentWhy atomic.Pointer[string] // empty: what was written here is sent
+	unwritten atomic.Bool            // and that is for the disk's sake
 	routed    chan struct{}          // closed once all that one peer knew is in the routing picture
 	taken     chan string            // size 1: where another live POP has our name
 	retag     chan struct{}          // size 1: the tags name other keys than are accepted
 }
 
-// newReplication opens what the mesh needs, and starts nothing.
-func newReplication(ctx context.Context, n *Node) (*replication, error) {
+// newReplication opens what the mesh needs, and starts nothing. Where it takes
+// the place of another one, the membership goes on.
+func newReplication(ctx context.Context, n *Node, p *part, before *replication) (*replication, error) {
 	cfg, log := n.cfg, n.log.With().Str("component", "mesh").Logger()
 	m := &replication{
-		node: n.life.Node, version: n.opts.Version, via: n.opts.Via, clock: n.opts.Now, cfg: cfg, store: n.store, picture: n.picture, router: n.router, vigil: n.vigil, ledger: n.ledger, log: log, base: n.log,
-		keyFile: cfg.DBPath + ".keys", pins: newPins(n.store, log), counts: newMeshCounts(), routed: make(chan struct{}), taken: make(chan string, 1), retag: make(chan struct{}, 1),
+		node: n.life.Node, version: n.opts.Version, via: n.opts.Via, clock: n.opts.Now, cfg: cfg, store: p.store, picture: p.picture, router: n.router, vigil: n.vigil, ledger: n.ledger, log: log, base: n.log,
+		keyFile: cfg.DBPath + ".keys", pins: newPins(p.store, log), counts: newMeshCounts(), routed: make(chan struct{}), taken: make(chan string, 1), retag: make(chan struct{}, 1),
+	}
+	for _, what := range n.damage {
+		m.repairs.add(what)
 	}
 	m.picture.keys = m.pins.read
+	addr, loadSeq := cfg.SyncAddr, uint64(0)
+	if before != nil {
+		addr, loadSeq = before.front.Addr().String(), before.streams.LoadSeq()
+		m.ring, m.began, m.taken = before.ring, before.began, before.taken
+	}
 	var random [4]byte
 	rand.Read(random[:])
-	m.nonce = fmt.Sprintf("%016x%x", time.Now().UnixNano(), random) // of two lives the later has the greater
+	m.nonce = fmt.Sprintf("%016x%x", n.life.incarnation+uint64(time.Since(n.started)), random) // of two lives the later has the greater
 
 	key, made, err := identity.LoadNode(cfg.DBPath + ".key")
 	if err != nil {
@@ -100,10 +110,10 @@ func newReplication(ctx context.Context, n *Node) (*replication, error) {
 	if m.roster, err = openRoster(cfg.DBPath + ".peers"); err != nil {
 		log.Warn().Err(err).Msg("starting without the POPs known before")
 	}
-	if err := m.replicate(ctx, n); err != nil {
+	if err := m.replicate(ctx, n.life, p); err != nil {
 		return nil, err
 	}
-	if m.front, err = listen(ctx, cfg, "sync_addr", m.bound(cfg.SyncAddr, "sync_addr"), log); err != nil {
+	if m.front, err = listen(ctx, cfg, "sync_addr", m.bound(addr, "sync_addr"), log); err != nil {
 		return nil, err
 	}
 	var tookNote func(string, gossip.Note) error
@@ -112,20 +122,24 @@ func newReplication(ctx context.Context, n *Node) (*replication, error) {
 	}
 	m.streams, err = gossip.New(gossip.Config{
 		Node: m.node, Nonce: m.nonce, Credentials: m.creds, Store: m.store, Via: m.via,
+		Tables:  m.store.Tables,
 		Keyring: func() []byte { return m.creds.Keyring().Encode() }, MergeKeyring: m.mergeKeys,
 		Admit: m.pins.admit, Applied: m.applied, Conflict: m.nameTaken,
-		WholeLoad: m.wholeLoad, TookLoad: m.tookLoad, TookNote: tookNote, Now: m.clock,
+		WholeLoad: m.wholeLoad, TookLoad: m.tookLoad, TookNote: tookNote, Now: m.clock, LoadSeq: loadSeq,
 		FanoutLimit: cfg.FanoutLimit, Life: n.life.incarnation,
 	}, log)
-	if m.ledger != nil && err == nil {
-		m.ledger.mesh, m.ledger.send = m.rightsMesh, m.streams.SendNote
-	}
 	return m, err
 }
 
 // replicate makes the database a replica under this POP's name.
-func (m *replication) replicate(ctx context.Context, n *Node) error {
-	begun, err := m.store.Replicate(ctx, sqlite.Replication{Life: n.life.Life, Save: n.life.save, Now: m.now, Untimed: m.untimed})
+func (m *replication) replicate(ctx context.Context, life *life, p *part) error {
+	save := func(next sqlite.Life) error {
+		if p.over.Load() {
+			return errOver
+		}
+		return life.save(next)
+	}
+	begun, err := m.store.Replicate(ctx, sqlite.Replication{Life: life.Life, Save: save, Now: m.now, Span: m.span, Heard: m.heard, Untimed: m.untimed})
 	if err != nil {
 		return err
 	}
@@ -145,7 +159,7 @@ func (m *replication) untimed() bool {
 	if m.timed.Load() {
 		return false
 	}
-	if m.expectsPeers() && (m.streams == nil || !m.streams.ClockKnown()) {
+	if m.expectsPeers() && !m.heard() {
 		return true
 	}
 	m.timed.Store(true)
@@ -154,12 +168,22 @@ func (m *replication) untimed() bool {
 
 // now is mesh time in milliseconds since 1970.
 func (m *replication) now() int64 {
-	offset := time.Duration(0)
-	if m.streams != nil {
-		offset = m.streams.Offset()
+	if m.streams == nil {
+		return m.clock().UnixMilli()
 	}
-	return m.clock().Add(offset).UnixMilli()
+	return m.streams.Time().Mesh.UnixMilli()
 }
+
+// span is how many milliseconds later than that others may rightly think it is.
+func (m *replication) span() int64 {
+	if m.streams == nil {
+		return 0
+	}
+	return m.streams.Time().Span.Milliseconds()
+}
+
+// heard says whether mesh time rests on any clock but ours.
+func (m *replication) heard() bool { return m.streams != nil && m.streams.ClockKnown() }
 
 // run takes part in the mesh until ctx ends. A part that cannot go on does not
 // end the others, nor the proxy: it serves with what it knows.
@@ -167,7 +191,6 @@ func (m *replication) run(ctx context.Context) {
 	m.streams.SetPeers(m.roster.list())
 	var g sync.WaitGroup
 	for _, part := range []func(context.Context) error{
-		func(context.Context) error { return <-m.ringEnded },
 		m.streams.Run, func(ctx context.Context) error { return m.streams.Serve(ctx, m.front) },
 	} {
 		g.Go(func() {
@@ -180,9 +203,6 @@ func (m *replication) run(ctx context.Context) {
 	g.Go(func() { m.routeFirst(ctx) })
 	g.Go(func() { m.tidy(ctx) })
 	g.Go(func() { m.report(ctx) })
-	if m.ledger != nil {
-		g.Go(func() { m.ledger.run(ctx) })
-	}
 	g.Go(func() { m.pins.run(ctx) })
 	g.Wait()
 }
@@ -284,6 +304,7 @@ func (m *replication) unsent(ctx context.Context, err error) {
 	if err != nil {
 		text = "changes made here are kept, but not sent yet: " + err.Error()
 	}
+	m.unwritten.Store(err != nil && !errors.Is(err, sqlite.ErrUntimed))
 	switch old := m.unsentWhy.Swap(&text); {
 	case text == "" && (old == nil || *old == ""), old != nil && *old == text:
 	case text == "":
@@ -304,9 +325,21 @@ func (m *replication) applied(_ string, a crdt.Applied) {
 	}
 }
 
-// notReady says what the POP waits for before it should get traffic: the
-// first exchange with any other, for a while.
-func (m *replication) notReady() []string {
+// notReady says what keeps the POP from being as good as any other: its disk,
+// which takes no records, so that it falls behind, and at first the exchange
+// that it waits for.
+func (m *replication) notReady() (reasons []string) {
+	if why := m.streams.Unable(); why != "" {
+		reasons = append(reasons, "what other POPs write is not stored: "+why)
+	}
+	if why := m.unsentWhy.Load(); why != nil && m.unwritten.Load() {
+		reasons = append(reasons, *why)
+	}
+	return append(reasons, m.waiting()...)
+}
+
+// waiting is for the first exchange with any other, for a while.
+func (m *replication) waiting() []string {
 	if !m.expectsPeers() {
 		return nil
 	}

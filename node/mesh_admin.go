@@ -21,10 +21,11 @@ var errNoMesh = fmt.Errorf("%w: the database is read-only, so this POP takes no 
 
 // part is the POP's part in the mesh.
 func (n *Node) part() (*replication, error) {
-	if n.mesh == nil {
+	m := n.mesh()
+	if m == nil {
 		return nil, errNoMesh
 	}
-	return n.mesh, nil
+	return m, nil
 }
 
 // Members implements api.Mesh.

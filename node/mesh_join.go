@@ -24,27 +24,27 @@ func (m *replication) bound(addr, key string) string {
 }
 
 // join starts membership and returns once its sockets are bound. It ends with
-// ctx; ringEnded then has its error.
-func (m *replication) join(ctx context.Context) error {
+// ctx; ended then has its error.
+func (m *replication) join(ctx context.Context) (ended <-chan error, err error) {
 	addr := m.bound(m.cfg.GossipAddr, "gossip_addr")
 	bind, err := bindAddr(addr)
 	if err != nil {
-		return fmt.Errorf("%s %s: %w", m.cfg.Origin("gossip_addr"), addr, err)
+		return nil, fmt.Errorf("%s %s: %w", m.cfg.Origin("gossip_addr"), addr, err)
 	}
-	err = m.joinFrom(ctx, bind)
+	ended, err = m.joinFrom(ctx, bind)
 	if errors.Is(err, syscall.EADDRINUSE) && !m.cfg.Explicit("gossip_addr") {
-		err = m.joinFrom(ctx, netip.AddrPortFrom(bind.Addr(), 0))
+		ended, err = m.joinFrom(ctx, netip.AddrPortFrom(bind.Addr(), 0))
 		if err == nil {
 			m.log.Warn().Str("setting", "gossip_addr").Str("wanted", addr).Stringer("addr", m.ring.Addr()).Msg("default port is taken, listening on a free one")
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("%s %s: %w", m.cfg.Origin("gossip_addr"), addr, err)
+		return nil, fmt.Errorf("%s %s: %w", m.cfg.Origin("gossip_addr"), addr, err)
 	}
-	return nil
+	return ended, nil
 }
 
-func (m *replication) joinFrom(ctx context.Context, bind netip.AddrPort) error {
+func (m *replication) joinFrom(ctx context.Context, bind netip.AddrPort) (<-chan error, error) {
 	cfg := membership.Config{
 		Node: m.node, Bind: bind, Join: m.cfg.Join, Keys: m.gossipKeys(), Tags: m.tags(), Snapshot: m.cfg.DBPath + ".serf", Via: m.via,
 	}
@@ -53,16 +53,16 @@ func (m *replication) joinFrom(ctx context.Context, bind netip.AddrPort) error {
 	}
 	ring, err := membership.New(cfg, m.base)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	ended := make(chan error, 1)
-	go func() { ended <- ring.Run(ctx) }() // run waits for it
+	go func() { ended <- ring.Run(ctx) }() // whoever has ended waits for it
 	<-ring.Started()
 	if !ring.Addr().IsValid() { // it has failed, and may take a moment to say why
-		return errors.Join(<-ended, ctx.Err())
+		return nil, errors.Join(<-ended, ctx.Err())
 	}
-	m.ring, m.ringEnded, m.began = ring, ended, time.Now()
-	return nil
+	m.ring, m.began = ring, time.Now()
+	return ended, nil
 }
 
 // bindAddr is a setting's host:port as an address.

@@ -79,7 +79,7 @@ var (
 
 // mesh reports this POP's part in the mesh.
 func (c *collector) mesh(gauge, counter func(*prometheus.Desc, float64, ...string), out chan<- prometheus.Metric) {
-	m := c.n.mesh
+	m := c.n.mesh()
 	status := map[string]int{membership.StatusAlive: 0, membership.StatusFailed: 0, membership.StatusLeft: 0, membership.StatusLeaving: 0}
 	for _, x := range m.ring.Members() {
 		status[x.Status]++

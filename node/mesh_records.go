@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/edgeproxy/edgeproxy/api"
 	"github.com/edgeproxy/edgeproxy/crdt"
@@ -45,17 +46,28 @@ func rowName(k crdt.Key) string {
 	return name
 }
 
+// shortName is a row's name where a line has room for a part of it only: its
+// id may have a megabyte.
+func shortName(k crdt.Key) string {
+	const most = 100
+	name := rowName(k)
+	if len(name) > most {
+		name = name[:most] + "…"
+	}
+	return strings.ToValidUTF8(name, "\uFFFD")
+}
+
 // logBegun says what was found in the file, at the start or in the place of the old one.
 func (m *replication) logBegun(b sqlite.Begun) {
 	e := m.log.Info()
-	if b.TriggersRestored {
+	if b.TriggersRestored || b.Crashed > 0 {
 		e = m.log.Warn()
 	}
 	e = e.Str("origin", b.Origin.String())
 	if b.Why != "" {
 		e = e.Str("why", b.Why)
 	}
-	for name, n := range map[string]int{"adopted": b.Adopted, "edited": b.Edited, "brought_back": b.Restored} {
+	for name, n := range map[string]int{"adopted": b.Adopted, "edited": b.Edited, "brought_back": b.Restored, "was_applying": b.Crashed} {
 		if n > 0 {
 			e = e.Int(name, n)
 		}

@@ -18,11 +18,13 @@ import (
 const (
 	releaseEvery = 500 * time.Millisecond // records from the future whose time may have come
 	checkEvery   = time.Minute            // triggers, rows against their stamps, deletes that everybody has seen
+	checkAgain   = 5 * time.Second        // while records are damaged that other POPs have
 )
 
-// tidy does what is due now and then, until ctx ends.
+// tidy does what is due now and then, until ctx ends. The first check is at
+// once: a row may have been damaged while nobody ran.
 func (m *replication) tidy(ctx context.Context) {
-	release, check := time.NewTicker(releaseEvery), time.NewTicker(checkEvery)
+	release, check := time.NewTicker(releaseEvery), time.NewTimer(0)
 	defer release.Stop()
 	defer check.Stop()
 	for {
@@ -38,35 +40,46 @@ func (m *replication) tidy(ctx context.Context) {
 			m.complain(ctx, "records in quarantine", err)
 		case <-check.C:
 			if m.untimed() {
+				check.Reset(releaseEvery)
 				continue
 			}
-			m.check(ctx)
+			next := checkEvery
+			if damaged := m.check(ctx); damaged && m.expectsPeers() {
+				m.streams.Compare(ctx)
+				next = checkAgain
+			}
 			m.collect(ctx)
+			check.Reset(next)
 		}
 	}
 }
 
 // check compares the rows with their stamps. What somebody wrote behind the
-// triggers' back counts as written now; what is damaged comes from the peers.
-func (m *replication) check(ctx context.Context) {
+// triggers' back counts as written now; what is damaged comes from the peers,
+// and true says that something still has to.
+func (m *replication) check(ctx context.Context) (damaged bool) {
 	found, err := m.store.Check(ctx)
 	if found.TriggersRestored {
 		m.mended(fmt.Sprintf("triggers were missing or changed: put back; %d rows that differed count as written now", found.Edited))
 	}
 	for _, key := range found.Restored {
-		m.mended(rowName(key) + " was damaged: set to what its record says")
+		m.mended(shortName(key) + " was damaged: set to what its record says")
 	}
 	for _, key := range found.Damaged {
-		m.mended(rowName(key) + ": its record is damaged; the other POPs have it")
+		if !slices.Contains(m.damaged, key) {
+			m.mended(shortName(key) + ": its record is damaged; the other POPs have it")
+		}
 	}
+	m.damaged = found.Damaged
 	for _, key := range found.Unshown {
-		m.log.Warn().Str("row", rowName(key)).Msg("record kept and passed on, but the table's own constraints refuse the row")
+		m.log.Warn().Str("row", shortName(key)).Msg("record kept and passed on, but the table's own constraints refuse the row")
 	}
 	m.unfit(found.Unfit)
 	if len(found.Restored) > 0 {
 		m.picture.poke()
 	}
 	m.complain(ctx, "minute check", err)
+	return len(found.Damaged) > 0
 }
 
 // unfit names the rows that stay on this POP, when they are others than at the last check.
@@ -76,7 +89,7 @@ func (m *replication) unfit(rows []crdt.Refusal) {
 	}
 	m.local = rows
 	for _, r := range rows {
-		m.log.Warn().Str("row", rowName(r.Key)).Err(r.Err).Msg("row stays on this POP: no other would take it")
+		m.log.Warn().Str("row", shortName(r.Key)).Err(r.Err).Msg("row stays on this POP: no other would take it")
 	}
 }
 

@@ -79,7 +79,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	gauge(descBuild, 1, n.opts.Version, n.life.Node, n.cfg.Region, sqlite.Driver)
 	gauge(descReady, truth(len(n.notReady()) == 0))
 	gauge(descBindings, float64(n.router.Bindings()))
-	counter(descReads, float64(n.picture.readCount()))
+	counter(descReads, float64(n.picture().readCount()))
 	gauge(descGeo, float64(n.geo.Info().Built.Unix()), n.geo.Info().Source)
 	gauge(descGeoOK, truth(n.geo.Err() == nil))
 
@@ -104,7 +104,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	counter(descChecks, float64(n.vigil.checker.OK.Load()), "ok")
 	counter(descChecks, float64(n.vigil.checker.Failed.Load()), "failed")
 	c.backends(gauge, counter, out)
-	if n.mesh != nil {
+	if n.mesh() != nil {
 		c.mesh(gauge, counter, out)
 	}
 }

@@ -23,12 +23,15 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/edgeproxy/edgeproxy/api"
 	"github.com/edgeproxy/edgeproxy/config"
-	"github.com/edgeproxy/edgeproxy/crdt/sqlite"
+	"github.com/edgeproxy/edgeproxy/geo"
+	"github.com/edgeproxy/edgeproxy/gossip"
 	"github.com/edgeproxy/edgeproxy/mesh"
 	"github.com/edgeproxy/edgeproxy/proxy"
 	"github.com/edgeproxy/edgeproxy/proxy/route"
+	"github.com/edgeproxy/edgeproxy/proxy/route/rights"
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
 )
@@ -55,17 +58,21 @@ type Node struct {
 	abort    sync.Once
 	ready    chan struct{} // closed once traffic is served
 
+	patience  patience
+	stuck     atomic.Pointer[string]                    // the loops that are, or empty
+	positions atomic.Pointer[map[geo.Region]geo.Vector] // of the regions, by configuration
+
 	// Made by start, in this order; stop undoes them in reverse.
 	lock     *lock
 	life     *life
-	store    *sqlite.Store
+	damage   []string // that was found when it was opened
 	affinity *route.Affinity
-	admin    // countries, router, picture and checks; makes the Node an api.POP
+	here     mesh.POP // this POP as the configuration describes it
+	admin             // countries, router, checks and the part that can be replaced; makes the Node an api.POP
 	server   *proxy.Server
 	ledger   *ledger // nil without strict limits
 	front    *net.TCPListener
 	apiFront *net.TCPListener
-	mesh     *replication // nil where the database is read-only
 	addrs    Addrs
 	end      context.CancelFunc // begins the orderly end
 }
@@ -83,7 +90,7 @@ func New(cfg *config.Config, opts Options, log zerolog.Logger) *Node {
 	if opts.Now == nil {
 		opts.Now = time.Now
 	}
-	n := &Node{opts: opts, log: log, cfg: cfg, ready: make(chan struct{}), aborted: make(chan struct{})}
+	n := &Node{opts: opts, log: log, cfg: cfg, ready: make(chan struct{}), aborted: make(chan struct{}), patience: usualPatience}
 	return n
 }
 
@@ -116,19 +123,32 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	support, stopSupport := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopSupport()
 	var behind sync.WaitGroup
-	if n.mesh != nil {
-		if err := n.mesh.join(support); err != nil {
+	part := n.live.Load()
+	if m := part.mesh; m != nil {
+		ringEnded, err := m.join(support)
+		if err != nil {
 			return err
 		}
-		n.addrs.Gossip = n.mesh.ring.Addr().String()
-		behind.Go(func() { n.mesh.run(support) })
+		n.addrs.Gossip = m.ring.Addr().String()
+		behind.Go(func() {
+			if err := <-ringEnded; err != nil {
+				n.log.Error().Err(err).Msg("out of the mesh: serving with what is known")
+			}
+		})
+	}
+	if n.ledger != nil {
+		behind.Go(func() { n.ledger.run(support) })
 	}
 	if err := n.announce(); err != nil {
 		stopSupport()
 		behind.Wait()
 		return err
 	}
-	behind.Go(func() { n.picture.watch(support, n.cfg.DBReload) })
+	part.run(support, n.cfg.DBReload)
+	behind.Go(func() {
+		n.watch(support)
+		n.live.Load().wait()
+	})
 	behind.Go(func() { _ = n.geo.Run(support) }) // ends with support, and only then
 	behind.Go(func() { n.sweepAffinity(support) })
 	behind.Go(func() { n.vigil.run(support) })
@@ -149,18 +169,20 @@ func (n *Node) Run(ctx context.Context) (err error) {
 		cfg := api.Config{Token: string(n.cfg.APIToken), Ready: n.notReady, Metrics: n.metrics(), Mesh: n}
 		return api.New(cfg, n, n.log.With().Str("component", "api").Logger()).Serve(support, n.apiFront)
 	})
-	if n.mesh != nil {
-		g.Go(func() error { return n.yield(gctx) })
+	if part.mesh != nil {
+		g.Go(func() error { return n.yield(gctx, part.mesh.taken) })
 	}
 	g.Go(func() error {
 		<-gctx.Done()
 		n.draining.Store(true)
+		notify(daemon.SdNotifyStopping)
 		n.log.Info().Int64("connections", n.server.Active()).Msg("draining")
 		return nil
 	})
 	close(n.ready)
+	notify(daemon.SdNotifyReady)
 	n.log.Info().Str("node", n.life.Node).Str("region", n.cfg.Region).Str("listen", n.addrs.Listen).Str("api", n.addrs.API).
-		Str("db", n.store.Path()).Int("backends", len(n.router.Snapshot().Backends)).
+		Str("db", n.store().Path()).Int("backends", len(n.router.Snapshot().Backends)).
 		Dur("start_ms", time.Since(n.started)).Msg("serving")
 	err = g.Wait()
 	stopSupport()
@@ -176,13 +198,16 @@ func (n *Node) start(ctx context.Context) (err error) {
 	if n.lock, unlocked = takeLock(cfg.DBPath); errors.Is(unlocked, errLockHeld) {
 		return unlocked
 	}
-	if n.life, err = openLife(cfg); err != nil {
+	if n.life, err = openLife(cfg, n.opts.Now()); err != nil {
 		return err
 	}
-	if n.store, err = sqlite.Open(ctx, cfg.DBPath); err != nil {
+	p := &part{}
+	if p.store, err = n.openStore(ctx); err != nil {
 		return err
 	}
-	if n.store.ReadOnly() {
+	n.live.Store(p)
+	readOnly := p.store.ReadOnly()
+	if readOnly {
 		n.log.Warn().Str("db", cfg.DBPath).Msg("database is read-only: serving it, refusing changes")
 	}
 	if err := n.keepBeside(cfg, unlocked); err != nil {
@@ -202,25 +227,20 @@ func (n *Node) start(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	here := self(cfg, n.life.Node)
-	n.vigil = newVigil(here, n.life.incarnation, check, n.router, n.log)
-	n.picture = &picture{
-		poked: make(chan struct{}, 1), store: n.store, self: here, positions: positions(cfg),
-		publish: func(snap *mesh.Snapshot, now time.Time) {
-			n.router.Update(snap, now)
-			n.vigil.poke()
-		},
-		log: n.log.With().Str("component", "db").Logger(),
-	}
-	if err := n.picture.refresh(ctx); err != nil {
+	n.here = self(cfg, n.life.Node)
+	n.positions.Store(new(positions(cfg)))
+	n.vigil = newVigil(n.here, n.life.incarnation, check, n.router, n.log)
+	if err := n.paint(ctx, p); err != nil {
 		return err
 	}
 	serve := proxy.Config{Settings: settings(cfg), MaxConnections: maxConnections()}
-	if cfg.StrictLimits && n.store.ReadOnly() {
+	if cfg.StrictLimits && readOnly {
 		return errStrictReadOnly
 	}
 	if cfg.StrictLimits {
 		n.ledger = newLedger(n.life.Node, n.vigil.life, n.router)
+		n.ledger.mesh = func() rights.Mesh { return n.mesh().rightsMesh() }
+		n.ledger.send = func(peer string, note gossip.Note) { n.mesh().streams.SendNote(peer, note) }
 		serve.Rights = n.ledger
 	}
 	n.server = proxy.New(serve, n.router, n.geo,
@@ -233,14 +253,12 @@ func (n *Node) start(ctx context.Context) (err error) {
 		return err
 	}
 	n.addrs = Addrs{Listen: n.front.Addr().String(), API: n.apiFront.Addr().String()}
-	if !n.store.ReadOnly() {
-		if n.mesh, err = newReplication(ctx, n); err != nil {
+	if !readOnly {
+		if err := n.share(ctx, p, nil); err != nil {
 			return err
 		}
-		n.picture.fold = n.mesh.fold
-		n.picture.telemetry = n.mesh.telemetry
-		n.picture.tell(ctx, time.Now()) // in place of what a process left that was killed
-		n.addrs.Sync = n.mesh.front.Addr().String()
+		p.picture.tell(ctx, time.Now()) // in place of what a process left that was killed
+		n.addrs.Sync = p.mesh.front.Addr().String()
 	}
 	return nil
 }
@@ -249,7 +267,7 @@ func (n *Node) start(ctx context.Context) (err error) {
 func (n *Node) announce() error {
 	err := writePop(n.cfg.DBPath, api.PopFile{Node: n.life.Node, PID: os.Getpid(),
 		Listen: n.addrs.Listen, API: n.addrs.API, Gossip: n.addrs.Gossip, Sync: n.addrs.Sync})
-	if err != nil && !n.store.ReadOnly() {
+	if err != nil && !n.store().ReadOnly() {
 		return fmt.Errorf("write the address file: %w", err)
 	}
 	return nil
@@ -261,8 +279,8 @@ func (n *Node) keepBeside(cfg *config.Config, unlocked error) error {
 	if unlocked == nil {
 		errs = append(errs, n.lock.sign(n.life.Node))
 	}
-	err := errors.Join(append(errs, n.life.keep(n.store.ReadOnly()))...)
-	if err != nil && n.store.ReadOnly() {
+	err := errors.Join(append(errs, n.life.keep(n.store().ReadOnly()))...)
+	if err != nil && n.store().ReadOnly() {
 		n.log.Warn().Err(err).Msg("nothing can be kept beside a read-only database: no lock, a new name at every start")
 		return nil
 	}
@@ -277,14 +295,15 @@ func (n *Node) stop() error {
 			_ = ln.Close() // closed already after an orderly end
 		}
 	}
-	if n.mesh != nil {
-		errs = append(errs, n.mesh.close())
+	if p := n.live.Load(); p != nil {
+		if p.ended == nil || p.wait() {
+			errs = append(errs, p.close())
+		} else {
+			errs = append(errs, errors.New("the database could not be closed: what holds it is stuck"))
+		}
 	}
 	if n.addrs != (Addrs{}) {
 		_ = removePop(n.cfg.DBPath) // may be on a read-only disk
-	}
-	if n.store != nil {
-		errs = append(errs, n.store.Close())
 	}
 	n.lock.release()
 	return errors.Join(errs...)
@@ -301,11 +320,13 @@ func (n *Node) notReady() []string {
 	if n.draining.Load() {
 		reasons = append(reasons, "draining")
 	}
-	if err := n.picture.err(); err != nil {
+	if stuck := n.stuck.Load(); stuck != nil && *stuck != "" {
+		reasons = append(reasons, "no progress: "+*stuck)
+	} else if err := n.picture().err(); err != nil { // whose lock the stuck may hold
 		reasons = append(reasons, err.Error())
 	}
-	if n.mesh != nil {
-		reasons = append(reasons, n.mesh.notReady()...)
+	if m := n.mesh(); m != nil {
+		reasons = append(reasons, m.notReady()...)
 	}
 	return reasons
 }
@@ -319,12 +340,12 @@ var ErrRenamed = errors.New("another live POP has the name that was made up here
 const yieldWithin = time.Minute
 
 // yield ends this POP, which has just started, where another one lives under its name.
-func (n *Node) yield(ctx context.Context) error {
+func (n *Node) yield(ctx context.Context, taken <-chan string) error {
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case addr := <-n.mesh.taken:
+		case addr := <-taken:
 			if time.Since(n.started) > yieldWithin {
 				n.log.Error().Str("node", n.life.Node).Str("addr", addr).Msg("another live POP has this POP's name: end one of the two")
 				continue

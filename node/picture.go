@@ -12,6 +12,7 @@ import (
 	"github.com/edgeproxy/edgeproxy/config"
 	"github.com/edgeproxy/edgeproxy/crdt/sqlite"
 	"github.com/edgeproxy/edgeproxy/geo"
+	"github.com/edgeproxy/edgeproxy/internal/progress"
 	"github.com/edgeproxy/edgeproxy/mesh"
 	"github.com/rs/zerolog"
 )
@@ -32,6 +33,7 @@ type picture struct {
 	publish func(*mesh.Snapshot, time.Time)
 	log     zerolog.Logger
 	poked   chan struct{} // size 1: rows came from another POP, or its position
+	looking progress.Loop
 	// fold takes over what was written to the file by others; nil without a
 	// mesh. It says whether there was something.
 	fold func(context.Context) (bool, error)
@@ -164,7 +166,9 @@ func (p *picture) watch(ctx context.Context, reload time.Duration) {
 			now = time.Now()
 		case now = <-ticker.C:
 		}
+		p.looking.Begin()
 		err := w.look(ctx, now)
+		p.looking.End()
 		if ctx.Err() != nil {
 			return
 		}
@@ -181,20 +185,24 @@ func (p *picture) watch(ctx context.Context, reload time.Duration) {
 type watcher struct {
 	*picture
 	reload time.Duration
-	read   time.Time // when the tables were last read
-	next   time.Time // when they may be read again: reading takes a fifth of a core at most
-	wanted bool      // they have changed since
-	owed   bool      // what others wrote has not been taken over yet
-	again  time.Time // not before then, after fold has failed
-	told   time.Time // when telemetry was last written
+	read   time.Time     // when the tables were last read
+	next   time.Time     // when they may be read again: reading takes a fifth of a core at most
+	rest   time.Duration // between two times that the file is read anew: a twentieth
+	wanted bool          // they have changed since
+	owed   bool          // what others wrote has not been taken over yet
+	again  time.Time     // not before then, after fold has failed
+	told   time.Time     // when telemetry was last written
 }
 
 // look asks once whether something changed, and does what follows from it.
 func (w *watcher) look(ctx context.Context, now time.Time) error {
+	ctx = progress.With(ctx, &w.looking)
 	changed, err := w.store.Poll(ctx)
-	due := now.Sub(w.read) >= w.reload
+	due := now.Sub(w.read) >= max(w.reload, w.rest)
 	if due && err == nil {
+		begun := time.Now()
 		_, err = w.store.Verify(ctx) // where it differs, the next Poll opens it anew
+		w.rest = 20 * time.Since(begun)
 	}
 	if due && err != nil {
 		w.store.Reopen() // the file may be sound and only our connection broken
@@ -204,6 +212,7 @@ func (w *watcher) look(ctx context.Context, now time.Time) error {
 	if err == nil && w.owed && w.fold != nil && !now.Before(w.again) {
 		err = w.foldAll(ctx, now)
 	}
+	progress.Step(ctx)
 	// After a failure at once: ready again means that the picture is current.
 	if err == nil && w.wanted && (due || w.err() != nil || !time.Now().Before(w.next)) {
 		begun := time.Now()
@@ -216,10 +225,12 @@ func (w *watcher) look(ctx context.Context, now time.Time) error {
 	if err != nil {
 		return err
 	}
+	progress.Step(ctx)
 	if now.Sub(w.told) >= tellEvery {
 		w.told = now
 		w.tell(ctx, now)
 	}
+	progress.Step(ctx)
 	return w.store.Settle(ctx, changed, now)
 }
 

@@ -85,9 +85,11 @@ func (n *Node) Reload(ctx context.Context, cfg *config.Config) {
 	}
 	n.affinity.SetTTL(cfg.BindingTTL)
 	n.server.Configure(settings(cfg))
-	n.picture.setPositions(positions(cfg))
-	if err := n.picture.refresh(ctx); err != nil {
-		n.picture.fail(err)
+	n.positions.Store(new(positions(cfg)))
+	p := n.picture()
+	p.setPositions(positions(cfg))
+	if err := p.refresh(ctx); err != nil {
+		p.fail(err)
 	}
 	n.log.Info().Msg("configuration reloaded")
 }

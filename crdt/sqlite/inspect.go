@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"strings"
 )
 
 // Inspect reads the operator's tables of a file without adopting it: it
@@ -41,30 +40,4 @@ func Inspect(ctx context.Context, path string) (*Image, error) {
 		return nil, err
 	}
 	return s.Read(ctx)
-}
-
-// sound asks SQLite whether the file's structure is whole.
-func (s *Store) sound(ctx context.Context, c *conn) error {
-	rows, err := c.QueryContext(ctx, "PRAGMA quick_check(3)")
-	if err != nil {
-		return s.explain("check", err)
-	}
-	defer rows.Close()
-	var wrong []string
-	for rows.Next() {
-		var line string
-		if err := rows.Scan(&line); err != nil {
-			return s.explain("check", err)
-		}
-		if line != "ok" {
-			wrong = append(wrong, line)
-		}
-	}
-	if err := rows.Err(); err != nil {
-		return s.explain("check", err)
-	}
-	if len(wrong) > 0 {
-		return fmt.Errorf("check %s: %w: %s: restore it from a backup", s.path, ErrDamaged, strings.Join(wrong, "; "))
-	}
-	return nil
 }

@@ -18,6 +18,8 @@ type pop struct {
 	now  func() int64
 
 	untimed func() bool
+	heard   func() bool
+	span    func() int64
 }
 
 func wall() int64 { return time.Now().UnixMilli() }
@@ -36,7 +38,7 @@ func (p *pop) begin() Begun {
 	begun, err := p.Replicate(p.t.Context(), Replication{
 		Life: p.life,
 		Save: func(l Life) error { p.life = l; return nil },
-		Now:  func() int64 { return p.now() }, Untimed: p.untimed,
+		Now:  func() int64 { return p.now() }, Untimed: p.untimed, Heard: p.heard, Span: p.span,
 	})
 	if err != nil {
 		p.t.Fatal(err)
@@ -70,6 +72,10 @@ func (p *pop) pull(from *pop, limit int) (a crdt.Applied) {
 		var d crdt.Delta
 		if d, more, err = from.Since(p.t.Context(), heads, limit); err != nil {
 			p.t.Fatal(err)
+		}
+		d.Declared = map[string]bool{}
+		for _, table := range from.Tables() {
+			d.Declared[table] = true
 		}
 		got, err := p.Apply(p.t.Context(), from.life.Node, d)
 		if err != nil {
@@ -184,4 +190,32 @@ func stamped(records []crdt.Record) string {
 	}
 	slices.Sort(all)
 	return strings.Join(all, "; ")
+}
+
+// TestLittleFirst: one row of an origin does not wait for the thousands of
+// another, whatever their names.
+func TestLittleFirst(t *testing.T) {
+	p := newPop(t, newPath(t), "sa")
+	for _, o := range []struct {
+		node string
+		rows uint64
+	}{{"a", 500}, {"m", 1}, {"z", 500}} {
+		origin := crdt.Origin{Node: o.node, Epoch: 1}
+		d := crdt.Delta{Ranges: []crdt.Range{{Origin: origin, To: o.rows}}}
+		for n := range o.rows {
+			rec := typical(origin, n+1, 2)
+			rec.Key = backend(fmt.Sprintf("%s-%d", o.node, n))
+			d.Records = append(d.Records, rec)
+		}
+		if _, err := p.Apply(t.Context(), o.node, d); err != nil {
+			t.Fatal(err)
+		}
+	}
+	part, more, err := p.Since(t.Context(), crdt.Heads{}, 4<<10)
+	if err != nil || !more {
+		t.Fatal(more, err)
+	}
+	if !slices.ContainsFunc(part.Records, func(r crdt.Record) bool { return r.Key == backend("m-0") }) {
+		t.Errorf("not in the first part, of %v", part.Ranges)
+	}
 }

@@ -27,6 +27,8 @@ type Replication struct {
 	Life    Life
 	Save    func(Life) error // has it on the disk when it returns; must not call the Store
 	Now     func() int64     // mesh time, in milliseconds since 1970
+	Span    func() int64     // may be nil; how many milliseconds later than Now it may be as well
+	Heard   func() bool      // may be nil; whether Now rests on another POP's clock too
 	Untimed func() bool      // may be nil; true while Now is not to be trusted yet: Replicate, Fold and End then seal nothing
 }
 
@@ -39,6 +41,7 @@ type Begun struct {
 	Edited           int    // rows that were changed while nobody looked
 	Restored         int    // rows that a replaced file lacked
 	TriggersRestored bool
+	Crashed          int // records of a peer that were being applied when the process before ended
 }
 
 // Replicate makes the file a replica: it adds the tables and triggers that it
@@ -50,20 +53,28 @@ func (s *Store) Replicate(ctx context.Context, r Replication) (Begun, error) {
 		return Begun{}, errors.New("replicate: Life.Node, Save and Now must be given")
 	}
 	s.writeMu.Lock()
-	s.replica = &replica{Replication: r, batchSize: 256}
+	s.replica = &replica{Replication: r, batchSize: 256, mostOwned: maxOwned}
+	crashed := 0
+	var err error
+	if s.replica.suspects, crashed, err = openSuspects(s.path + ".applying"); err != nil {
+		s.writeMu.Unlock()
+		return Begun{}, fmt.Errorf("open the list of what is being applied: %w", err)
+	}
 	s.writeMu.Unlock()
 	var begun Begun
-	err := s.replicating(ctx, func(p *replica) error {
+	err = s.replicating(ctx, func(p *replica) error {
 		if err := s.sealTimedLocked(ctx); err != nil {
 			return err
 		}
 		begun = *p.begun
+		begun.Crashed = crashed
 		begun.Edited = max(int(p.seq()-p.told)-begun.Adopted, 0)
 		p.begun = nil
 		return nil
 	})
 	if err != nil {
 		s.writeMu.Lock()
+		_ = s.replica.suspects.close()
 		s.replica = nil
 		s.writeMu.Unlock()
 	}
@@ -110,6 +121,7 @@ func (s *Store) End(ctx context.Context) error {
 		if err := p.Save(life); err != nil {
 			return fmt.Errorf("end the life of %s: %w", s.path, err)
 		}
+		_ = p.suspects.close()
 		s.replica = nil
 		return nil
 	})
@@ -176,12 +188,17 @@ func readControl(ctx context.Context, c *conn) (k control, err error) {
 	return k, err
 }
 
+// wildSecond is in 2096: a clock that is beyond it leaves room for no epochs.
+const wildSecond = 4_000_000_000
+
 // life decides in which life the file goes on, and says why in a new one.
 func (p *replica) life(k control) (life Life, why string) {
 	life = p.Life
 	switch {
 	case p.outrun:
 		why = "a peer has writes of this POP that the file lacks"
+	case p.ahead:
+		why = "what this POP wrote alone, by a clock that ran ahead, is stamped anew"
 	case !k.found && p.carried != nil:
 	case !k.found && life.Epoch == 0:
 		why = "first start"
@@ -199,7 +216,9 @@ func (p *replica) life(k control) (life Life, why string) {
 		if k.node == life.Node {
 			life.Epoch = max(life.Epoch, uint32(k.epoch)+1)
 		}
-		life.Epoch = max(life.Epoch, uint32(p.Now()/1000)) // above all that were forgotten
+		if now := p.Now() / 1000; now > 0 && now < wildSecond {
+			life.Epoch = max(life.Epoch, uint32(now)) // above all that were forgotten
+		}
 	}
 	life.Nonce, life.Clean, life.Dirty = rand.Text(), false, false
 	return life, why

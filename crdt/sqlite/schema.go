@@ -153,6 +153,11 @@ func (s *Store) checkShape(ctx context.Context, c *conn) (missing []string, err 
 				lacks = append(lacks, col)
 			}
 		}
+		if torn, err := spokenOf(ctx, c, t.Name, lacks); err != nil {
+			return nil, s.explain("read", err)
+		} else if torn {
+			return nil, fmt.Errorf("open %s: %w: %s lacks %s, of which its triggers speak: restore it from a backup", s.path, ErrDamaged, t.Name, strings.Join(lacks, ", "))
+		}
 		if len(lacks) > 0 {
 			return nil, fmt.Errorf("open %s: %w: %s lacks %s; add them with ALTER TABLE %s ADD COLUMN …, or move the table away (ALTER TABLE %s RENAME TO old_%s)",
 				s.path, ErrShape, t.Name, strings.Join(lacks, ", "), t.Name, t.Name, t.Name)

@@ -1,9 +1,11 @@
 package sqlite
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
+	"slices"
 
 	"github.com/edgeproxy/edgeproxy/crdt"
 )
@@ -31,8 +33,15 @@ func (s *Store) Horizon(ctx context.Context) (horizon crdt.Heads, err error) {
 // bytes of it, and whether there is more once it has that.
 func (s *Store) Since(ctx context.Context, have crdt.Heads, limit int) (d crdt.Delta, more bool, err error) {
 	err = s.replicating(ctx, func(p *replica) error {
+		if err := s.correctLocked(); err != nil {
+			return err
+		}
 		part := &part{limit: limit, sent: map[sentKey]bool{}}
-		for _, lack := range have.Missing(p.heads) {
+		missing := have.Missing(p.heads)
+		// Of whom little is missing first: who writes without end, or has written
+		// for a day, keeps nobody else's row waiting.
+		slices.SortStableFunc(missing, func(a, b crdt.Range) int { return cmp.Compare(a.To-a.From, b.To-b.From) })
+		for _, lack := range missing {
 			if part.size >= limit && len(part.delta.Ranges) > 0 {
 				part.more = true
 				break

@@ -41,7 +41,10 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"github.com/edgeproxy/edgeproxy/internal/progress"
 )
 
 // busyTimeout is how long we wait for somebody else's write transaction.
@@ -65,7 +68,10 @@ type Store struct {
 	seen     int64    // data_version of what the last Poll told
 	foldAt   time.Time
 	foldBy   time.Time
-	shown    shown // the telemetry that writer's file holds
+	shown    shown  // the telemetry that writer's file holds
+	lostLog  string // what of the log could not be read when the store was opened
+
+	listed atomic.Pointer[[]string] // for Tables
 
 	writeMu sync.Mutex // taken after mu where both are
 	writer  *conn      // nil where reader is
@@ -74,7 +80,8 @@ type Store struct {
 }
 
 // Open opens the file, creates it where it is missing, adopts it where it was
-// made by hand. The error is a sentence for a person.
+// made by hand. One that is not sound is refused, with ErrDamaged. The error is
+// a sentence for a person.
 func Open(ctx context.Context, path string) (*Store, error) {
 	return open(ctx, path, busyTimeout)
 }
@@ -85,7 +92,12 @@ func open(ctx context.Context, path string, busy time.Duration) (*Store, error) 
 	defer s.mu.Unlock()
 	s.writeMu.Lock()
 	defer s.writeMu.Unlock()
-	if err := s.openLocked(ctx, true); err != nil {
+	s.keepLostLog(time.Now())
+	err := s.openLocked(ctx, true)
+	if err == nil {
+		err = s.sound(ctx, s.reader)
+	}
+	if err != nil {
 		s.closeLocked()
 		return nil, err
 	}
@@ -111,6 +123,9 @@ func (s *Store) Close() error {
 	defer s.writeMu.Unlock()
 	s.closed = true
 	s.broken = s.closedError()
+	if s.replica != nil {
+		_ = s.replica.suspects.close()
+	}
 	return s.closeLocked()
 }
 
@@ -317,6 +332,7 @@ func (s *Store) rowsLocked(ctx context.Context, t Table) ([][]any, error) {
 	defer rows.Close()
 	var out [][]any
 	for rows.Next() {
+		progress.Step(ctx)
 		row, err := scan(rows, len(t.Columns))
 		if err != nil {
 			return nil, err

@@ -1,8 +1,9 @@
 package sqlite
 
 import (
+	"bytes"
 	"context"
-	"reflect"
+	"slices"
 )
 
 // Verify reads the tables through a connection of its own, which has cached
@@ -27,7 +28,26 @@ func (s *Store) verifyLocked(ctx context.Context) (same bool, err error) {
 		return false, err
 	}
 	fresh, err := s.readFreshLocked(ctx)
-	return err == nil && reflect.DeepEqual(fresh, cached), err
+	return err == nil && fresh.equal(cached), err
+}
+
+func (img *Image) equal(other *Image) bool {
+	return sameRows(img.Backends, other.Backends) && sameRows(img.BackendOptions, other.BackendOptions) &&
+		sameRows(img.Services, other.Services) && sameRows(img.PopKeys, other.PopKeys)
+}
+
+// sameRows compares values as the driver gives them: of SQLite's five kinds.
+func sameRows(a, b [][]any) bool {
+	return slices.EqualFunc(a, b, func(a, b []any) bool {
+		return slices.EqualFunc(a, b, func(a, b any) bool {
+			blob, is := a.([]byte)
+			other, too := b.([]byte)
+			if is || too {
+				return is && too && bytes.Equal(blob, other)
+			}
+			return a == b
+		})
+	})
 }
 
 // readFreshLocked reads the file as a process that has just come would.

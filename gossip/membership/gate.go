@@ -16,6 +16,12 @@ const (
 	streamsIn   = 128     // at once; more are closed
 	streamsEach = 16      // of them from one address, loopback aside
 	streamBytes = 4 << 20 // read from one stream; 1,000 members with full tags are 0.8 MB
+
+	// packetBytes is more than any node sends in a packet (1,400, and the cipher's
+	// 45). memberlist unpacks what is compressed, as serf's own agents send it, up
+	// to 40 MB, and one after the other: twenty packets of 60 kB kept a POP from
+	// answering for ten seconds, and its peers suspected it.
+	packetBytes = 2048
 )
 
 // memberlist's framing of what is encrypted: a stream begins with the type,
@@ -33,7 +39,7 @@ var errFrame = errors.New("gossip frame that no node of this kind sends")
 // until serf is complete (serf's handlers would meet nil pointers), bounds
 // dials and incoming streams, ends them at Shutdown, and keeps out the two
 // encrypted frames on which memberlist panics: an empty one in a stream, and
-// one with broken padding.
+// one with broken padding; and packets that nobody sends but to be unpacked.
 type gate struct {
 	memberlist.NodeAwareTransport
 	sealed  bool // there are keys: all traffic is encrypted
@@ -73,7 +79,7 @@ func (g *gate) open() {
 			for {
 				select {
 				case p := <-g.NodeAwareTransport.PacketCh():
-					if g.sealed && (len(p.Buf) == 0 || p.Buf[0] == 0) {
+					if len(p.Buf) > packetBytes || g.sealed && (len(p.Buf) == 0 || p.Buf[0] == 0) {
 						continue
 					}
 					select {

@@ -1,6 +1,8 @@
 package membership_test
 
 import (
+	"bytes"
+	"compress/lzw"
 	"crypto/aes"
 	"crypto/cipher"
 	"encoding/binary"
@@ -80,6 +82,10 @@ func TestHostilePackets(t *testing.T) {
 		send(f)
 		_, _ = udp.Write(f)
 	}
+	for range 20 {
+		_, _ = udp.Write(sealed(1, bomb(t, 55_000), nil))
+		_, _ = udp.Write(sealed(1, bomb(t, 1_000), nil))
+	}
 	_, _ = udp.Write(sealed(0, badPadding(), nil))
 	_, _ = udp.Write(sealed(1, nil, nil))
 	for i := range 300 {
@@ -105,6 +111,27 @@ func TestHostilePackets(t *testing.T) {
 	if n := a.log.count(`"level":"error"`); n != 0 {
 		t.Errorf("%d errors: nobody must look", n)
 	}
+	if n := a.log.count("decompressed message"); n != 0 {
+		t.Errorf("%d packets were unpacked until they had 40 MB", n)
+	}
+}
+
+// bomb is memberlist's compressed message, {"Algo": 0, "Buf": ...} in msgpack,
+// of so many bytes, which are zeros without end once they are unpacked.
+func bomb(t *testing.T, size int) []byte {
+	t.Helper()
+	var packed bytes.Buffer
+	w := lzw.NewWriter(&packed, lzw.LSB, 8)
+	for zeros := make([]byte, 64<<10); packed.Len() < size; {
+		if _, err := w.Write(zeros); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	b := append([]byte{9, 0x82, 0xa4}, "Algo\x00\xa3Buf\xda"...)
+	return append(binary.BigEndian.AppendUint16(b, uint16(packed.Len())), packed.Bytes()...)
 }
 
 // Whoever holds streams open takes nothing from the others but streams.
