@@ -14,7 +14,7 @@ func TestMistakesInScenarios(t *testing.T) {
 		mesh bool
 		want string
 	}{
-		{"bananas", false, "unknown word; known are within, ! and backend, backends, beside, connect"},
+		{"bananas", false, "unknown word; known are within, ! and alive, backend, backends"},
 		{"cut sa from us", false, "start comes first"},
 		{"start", false, "usage: start N; POPs sa us eu"},
 		{"start six", false, "want 1 to 5"},
