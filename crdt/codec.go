@@ -30,14 +30,6 @@ type Delta struct {
 	// there it has forgotten deletes, so that whoever takes its word for them
 	// must send others away to a snapshot as well. It is no part of the encoding.
 	Horizon Heads
-
-	// Declared are the tables that the sender said it has: rows of those that are
-	// not known here are kept for others. It is no part of the encoding either.
-	Declared map[string]bool
-
-	// Alone says that it was sealed before any other POP was heard, by a clock
-	// that may yet prove wrong: it is not to be sent. Who comes asks for it.
-	Alone bool
 }
 
 // Refusal is a record that was not taken from a delta, and why. The other

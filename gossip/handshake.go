@@ -14,7 +14,6 @@ import (
 // Why a stream ends on this side's decision.
 var (
 	errForgotten = errors.New("no longer a peer")
-	errIdle      = errors.New("neither side needs the stream")
 	errReplaced  = errors.New("replaced by another stream")
 	errDuplicate = errors.New("there is a stream already")
 	errLater     = errors.New("it has had this id for longer")
@@ -47,7 +46,7 @@ func farewellOf(err error) byeFrame {
 		return byeFrame{byeDuplicate, err.Error()}
 	case errors.Is(err, errConflict):
 		return byeFrame{byeConflict, err.Error()}
-	case errors.Is(err, errForgotten), errors.Is(err, errIdle):
+	case errors.Is(err, errForgotten):
 		return byeFrame{byeEnd, err.Error()}
 	}
 	return byeFrame{byeRefused, err.Error()}
@@ -145,14 +144,7 @@ func (m *Mesh) sayHello(s *stream) error {
 	return err
 }
 
-// clock is what peers are told of ours.
-func (m *Mesh) clock() int64 {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.clockLocked()
-}
-
-func (m *Mesh) clockLocked() int64 { return clockOf(m.steady.micro()) }
+func (m *Mesh) clock() int64 { return clockOf(m.cfg.Now().UnixMicro()) }
 
 func readHello(frames *frameReader) (h hello, err error) {
 	k, body, err := frames.next()

@@ -78,16 +78,15 @@ type lab struct {
 }
 
 type pop struct {
-	lab     *lab
-	name    string
-	ip      string
-	store   *memStore
-	mesh    *Mesh
-	cfg     Config
-	cancel  context.CancelFunc
-	done    sync.WaitGroup
-	life    int
-	counted int // records, see forgetTraffic
+	lab    *lab
+	name   string
+	ip     string
+	store  *memStore
+	mesh   *Mesh
+	cfg    Config
+	cancel context.CancelFunc
+	done   sync.WaitGroup
+	life   int
 
 	mu      sync.Mutex
 	applied []crdt.Applied

@@ -3,8 +3,6 @@ package gossip
 import (
 	"context"
 	"sync"
-
-	"github.com/edgeproxy/edgeproxy/crdt"
 )
 
 // item is a frame that waits for the store.
@@ -12,7 +10,7 @@ type item struct {
 	deltaFrame
 	pulled *pulledFrame // if set, this instead of a delta
 	size   int
-	fresh  []crdt.Range // of its writes, what was not known here when its turn came
+	news   bool // some of its writes were not known here when its turn came
 }
 
 // inbox is what a peer has sent and the store has not taken yet, in order.
