@@ -30,10 +30,6 @@ func (b *batch) take(node string) (refused, err error) {
 	c := b.crowds[node]
 	if c == nil || c.records >= b.mostOwned && time.Since(c.counted) > recount {
 		c = &crowd{counted: time.Now()}
-		if b.crowds == nil {
-			b.crowds = map[string]*crowd{}
-		}
-		b.crowds[node] = c
 		for origin, id := range b.originIDs {
 			if origin.Node != node {
 				continue
@@ -43,6 +39,10 @@ func (b *batch) take(node string) (refused, err error) {
 				return nil, err
 			}
 		}
+		if b.crowds == nil {
+			b.crowds = map[string]*crowd{}
+		}
+		b.crowds[node] = c // once it is whole
 	}
 	if c.records >= b.mostOwned {
 		return fmt.Errorf("%s has %d rows, and no more are taken of one POP: delete some of them", node, c.records), nil
