@@ -3,6 +3,7 @@ package membership_test
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -41,11 +42,23 @@ func TestVerdicts(t *testing.T) {
 					}
 				}
 				t.Logf("%d nodes: %d suspicions; failed to one after %v, to all after %v", count, suspects, first, time.Since(begin))
-				n := rest[0]
-				for _, m := range n.Members() {
-					if !m.Self && m.Status == "alive" && m.HasRTT && (m.RTT < 280*time.Millisecond || m.RTT > 450*time.Millisecond) {
-						t.Errorf("round trip to %s estimated at %v, is 350 to 370 ms", m.Name, m.RTT)
+				var estimates []time.Duration
+				for _, n := range rest {
+					for _, m := range n.Members() {
+						if !m.Self && m.Status == "alive" && m.HasRTT {
+							estimates = append(estimates, m.RTT)
+						}
 					}
+				}
+				// Single ones are off by more while the coordinates settle.
+				slices.Sort(estimates)
+				if len(estimates) == 0 {
+					t.Fatal("no round trip is known")
+				}
+				middle := estimates[len(estimates)/2]
+				t.Logf("%d round trips, estimated at %v to %v, median %v", len(estimates), estimates[0], estimates[len(estimates)-1], middle)
+				if middle < 320*time.Millisecond || middle > 400*time.Millisecond {
+					t.Errorf("the median of the round trips is estimated at %v, is 350 to 370 ms", middle)
 				}
 			})
 		})
