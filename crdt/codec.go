@@ -30,6 +30,10 @@ type Delta struct {
 	// there it has forgotten deletes, so that whoever takes its word for them
 	// must send others away to a snapshot as well. It is no part of the encoding.
 	Horizon Heads
+
+	// Repair says that the records are all that a peer has of rows in which it
+	// differs from here though heads do not. It is no part of the encoding.
+	Repair bool
 }
 
 // Refusal is a record that was not taken from a delta, and why. The other

@@ -39,7 +39,7 @@ func (m *Mesh) applyAll(ctx context.Context) {
 
 // applyDeltas stores consecutive deltas as one.
 func (m *Mesh) applyDeltas(ctx context.Context, s *stream, items []item) {
-	var d crdt.Delta
+	d := crdt.Delta{Repair: items[0].repair}
 	var refused []crdt.Refusal
 	for n := range items {
 		i := &items[n]

@@ -39,7 +39,7 @@ func (s *Store) Apply(ctx context.Context, peer string, d crdt.Delta) (a crdt.Ap
 			}
 			begin := time.Now()
 			p.suspects.begin(chunk)
-			err := s.mergeLocked(ctx, part, merging{peer: peer, limit: p.limit(), within: p.limit()}, &a)
+			err := s.mergeLocked(ctx, part, merging{peer: peer, limit: p.limit(), within: p.limit(), repair: d.Repair}, &a)
 			p.suspects.done(chunk) // an error is no crash
 			if err != nil {
 				return err
@@ -60,6 +60,7 @@ type merging struct {
 	peer   string
 	limit  crdt.Time // what is later is held
 	within crdt.Time // what is later carries no clock along
+	repair bool      // also what was known here and is gone
 	// The records come from the quarantine, and leave it.
 	release bool
 }
@@ -195,6 +196,11 @@ func (b *batch) merge(records []crdt.Record, how merging, a *crdt.Applied) error
 				a.Conflicts++
 			}
 		} else {
+			// All of it was known here, and the row is gone: forgotten, as everybody
+			// had deleted it. This is an earlier state that was long on its way.
+			if !how.repair && !how.release && covered(b.heads, rec) {
+				continue
+			}
 			top, _ := newest(rec)
 			refused, err := b.take(top.Origin.Node)
 			if err != nil {

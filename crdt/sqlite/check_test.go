@@ -43,7 +43,7 @@ func TestDamage(t *testing.T) {
 	}
 	wantIDs(t, p.Store, "a", "b", "c", "e")
 	recs := must(q.Bucket(t.Context(), []int{backend("c").Bucket()}))
-	if got := must(p.Apply(t.Context(), "us", crdt.Delta{Records: recs})); len(got.Changed) != 1 {
+	if got := must(p.Apply(t.Context(), "us", crdt.Delta{Records: recs, Repair: true})); len(got.Changed) != 1 {
 		t.Errorf("%+v", got)
 	}
 	agree(t, p, q)
