@@ -35,9 +35,10 @@ var rooms = map[string]room{
 	"geo/mmdb":             {ours: []string{"geo"}, libraries: []string{"github.com/oschwald/maxminddb-golang/v2"}},
 	"crdt":                 {pure: true},
 	"crdt/sqlite":          {ours: []string{"crdt", "internal/progress"}, libraries: []string{"github.com/mattn/go-sqlite3", "modernc.org/sqlite"}},
-	"gossip":               {ours: []string{"crdt", "gossip/identity", "internal/progress"}, libraries: []string{"github.com/rs/zerolog", "golang.org/x/sync"}},
+	"gossip":               {ours: []string{"crdt", "gossip/identity", "gossip/overlay", "internal/progress"}, libraries: []string{"github.com/rs/zerolog", "golang.org/x/sync"}},
 	"gossip/identity":      {},
 	"gossip/membership":    {libraries: []string{"github.com/hashicorp/serf", "github.com/hashicorp/memberlist", "github.com/rs/zerolog", "golang.org/x/sync"}},
+	"gossip/overlay":       {pure: true},
 	"gossip/memnet":        {libraries: []string{"github.com/hashicorp/memberlist"}},
 	"gossip/simulation":    {}, // tests only: those may import what they like
 	"config":               {libraries: []string{"github.com/spf13/pflag", "github.com/knadh/koanf", "go.yaml.in/yaml/v3"}},
@@ -60,6 +61,7 @@ var rooms = map[string]room{
 	"cmd/mock-backend": {ours: []string{"internal/mockbackend"}},
 	"bench":            {ours: []string{"crdt/sqlite", "internal/mockbackend"}, libraries: []string{"golang.org/x/sync", "golang.org/x/sys"}},
 	"bench/balance":    {ours: []string{"geo", "mesh", "proxy/route", "proxy/route/rights"}},
+	"bench/mesh":       {ours: []string{"crdt", "geo", "gossip/overlay"}},
 	"cluster-tests":    {libraries: []string{"*"}},
 }
 

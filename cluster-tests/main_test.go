@@ -61,6 +61,10 @@ func TestMain(m *testing.M) {
 	if os.Getenv(roleVariable) == "sqlite3" {
 		os.Exit(sqliteCLI(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 	}
+	if os.Getenv(roleVariable) == "faults" {
+		fmt.Fprintln(os.Stderr, underFaults(os.Args[1:]))
+		os.Exit(1)
+	}
 	os.Exit(runTests(m))
 }
 

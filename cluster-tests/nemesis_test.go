@@ -22,6 +22,7 @@ var (
 //
 //	go test ./cluster-tests -run Nemesis -seed 7 -minutes 5
 //	EDGEPROXY_TEST=netns go test ./cluster-tests -run Nemesis -minutes 5
+//	EDGEPROXY_FANOUT_LIMIT=2 EDGEPROXY_TEST=netns go test ./cluster-tests -run Nemesis -minutes 5
 //
 // What is done is the words of a scenario, in an order that its seed decides,
 // so that what it finds can be made one. When they come is not: two runs of

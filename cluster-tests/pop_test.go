@@ -26,6 +26,8 @@ type pop struct {
 	dir, db   string
 	env       []string // of several entries for one variable the last one counts
 	args      []string
+	wrap      func(*exec.Cmd)     // what serve runs under; nil: nothing
+	program   string              // an edgeproxy that is not the one under test; empty: that one
 	user      *syscall.Credential // nil: ours
 	netns     string              // network namespace; empty: ours
 	container string              // that it runs in; empty: a process of ours
@@ -36,6 +38,8 @@ type pop struct {
 	pid   atomic.Int64  // of the process last launched
 	ended chan struct{} // closed when the process has ended
 }
+
+const fanoutLimit = "EDGEPROXY_FANOUT_LIMIT"
 
 // newPOP makes a POP on free ports with a directory of its own. It starts nothing.
 func newPOP(t testing.TB, env ...string) *pop {
@@ -52,6 +56,10 @@ func newPOP(t testing.TB, env ...string) *pop {
 		"EDGEPROXY_GOSSIP_ADDR=127.0.0.1:0", "EDGEPROXY_SYNC_ADDR=127.0.0.1:0",
 		"EDGEPROXY_DB_PATH=" + p.db, "EDGEPROXY_LOG_LEVEL=debug",
 	}, env...)
+	// The tests of a few POPs, with the mesh of many.
+	if limit := os.Getenv(fanoutLimit); limit != "" && p.setting(fanoutLimit) == "" {
+		p.env = append(p.env, fanoutLimit+"="+limit)
+	}
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("%s\n%s", p.state(), p.log.digest())
@@ -86,7 +94,11 @@ func (p *pop) state() string {
 
 // command is edgeproxy with the POP's environment, for other commands than serve too.
 func (p *pop) command(args ...string) *exec.Cmd {
-	all := append([]string{binary}, args...)
+	program := binary
+	if p.program != "" {
+		program = p.program
+	}
+	all := append([]string{program}, args...)
 	if p.netns != "" {
 		all = append([]string{"ip", "netns", "exec", p.netns}, all...) // becomes edgeproxy, with its process id
 	}
@@ -100,6 +112,9 @@ func (p *pop) launch(t testing.TB) {
 	t.Helper()
 	p.cmd = p.command(p.args...)
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
+	if p.wrap != nil {
+		p.wrap(p.cmd)
+	}
 	if p.user != nil {
 		p.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: p.user}
 	}

@@ -45,7 +45,7 @@ func vocabulary() map[string]word {
 		"restart": {"POP...", 1, -1, func(s *stage, names []string) error {
 			return errors.Join(s.do(append([]string{"stop"}, names...)), s.do(append([]string{"run"}, names...)))
 		}},
-		"skew":      {"POP DURATION; from its next start on its clock is wrong", 2, 2, (*stage).skew},
+		"skew":      {"POP DURATION; its clock is wrong: at once where it was given one before its start, else from its next start on", 2, 2, (*stage).skew},
 		"fill-disk": {"POP", 1, 1, func(s *stage, a []string) error { return s.disk(a[0], true) }},
 		"free-disk": {"POP", 1, 1, func(s *stage, a []string) error { return s.disk(a[0], false) }},
 
@@ -73,6 +73,9 @@ func vocabulary() map[string]word {
 		"equal":    {"; all POPs hold the same rows and print the same digest", 0, 0, func(s *stage, _ []string) error { return same(s.running()...) }},
 		"no-loss":  {"; each POP has what was acknowledged, and nothing else", 0, 0, (*stage).noLoss},
 		"together": {"; all POPs see each other and have streams", 0, 0, func(s *stage, _ []string) error { return formed(s.running()...) }},
+		"latest":   {"ROW; all POPs have what was written to it last", 1, 1, (*stage).latest},
+		"held":     {"POP|all N; so many rows wait in its quarantine", 2, 2, (*stage).held},
+		"beside":   {"POP DURATION; its status says that its clock is so far from the mesh's, to half a second", 2, 2, (*stage).beside},
 		"wait":     {"DURATION; six times as long in the long tests", 1, 1, (*stage).wait},
 		"looking":  {"; from now on what POPs say of each other is noted", 0, 0, (*stage).startVerdicts},
 		"alive":    {"DURATION; no more, and no POP had another as not alive for longer", 1, 1, (*stage).aliveWithin},
@@ -160,10 +163,10 @@ func (s *stage) skew(args []string) error {
 		return err
 	}
 	p, err := s.pop(args[0])
-	if err == nil {
-		p.set("CLUSTERTESTS_SKEW", args[1])
+	if err != nil {
+		return err
 	}
-	return err
+	return p.skewClock(s.t, args[1])
 }
 
 func (s *stage) disk(name string, full bool) error {

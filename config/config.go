@@ -54,6 +54,7 @@ type Config struct {
 	Join          []string   // seeds, host or host:port
 	ClusterKey    Secret     // base64 of 32 bytes; "": none
 	Insecure      bool       // gossip beyond loopback without a key
+	FanoutLimit   int        // POPs of a full mesh of record streams, at most, 2 to 4096
 
 	StrictLimits bool // hard limits hold for the whole mesh, exactly
 

@@ -55,6 +55,7 @@ func TestValues(t *testing.T) {
 		"NODE_ID":          {[]string{"sa-1", "A.b_c", long[:63]}, []string{long, "a b", "é", "a/b"}},
 		"PROXY_PROTOCOL":   {[]string{"off", "False", "no", "0"}, []string{"v2", "2", " "}},
 		"TRUSTED_PROXIES":  {[]string{"10.0.0.0/8", "10.1.2.3", "::1, 10.0.0.0/8,", "0.0.0.0/0", "::ffff:10.0.0.0/104"}, []string{"10.0.0.1/8", "10.0.0.0/33", "lb.example.net", "fe80::1%eth0", "10.0.0.0/8 ::1"}},
+		"FANOUT_LIMIT":     {[]string{"2", "4096"}, []string{"1", "0", "-1", "4097", "x"}},
 		"JOIN":             {[]string{"a", "sa.example.net:7946, 192.0.2.1,", "[::1]:1", "::1", "[::1]"}, []string{"a b", "a:b", "a:70000", "http://a", "é", "-a"}},
 		"CLUSTER_KEY": {[]string{strings.Repeat("A", 43) + "=", strings.Repeat("A", 43)},
 			[]string{strings.Repeat("A", 42) + "==", "secret", strings.Repeat("A", 64)}},

@@ -34,6 +34,14 @@ type Delta struct {
 	// Repair says that the records are all that a peer has of rows in which it
 	// differs from here though heads do not. It is no part of the encoding.
 	Repair bool
+
+	// Declared are the tables that the sender said it has: rows of those that are
+	// not known here are kept for others. It is no part of the encoding either.
+	Declared map[string]bool
+
+	// Alone says that it was sealed before any other POP was heard, by a clock
+	// that may yet prove wrong: it is not to be sent. Who comes asks for it.
+	Alone bool
 }
 
 // Refusal is a record that was not taken from a delta, and why. The other

@@ -39,7 +39,7 @@ func (m *Mesh) applyAll(ctx context.Context) {
 
 // applyDeltas stores consecutive deltas as one.
 func (m *Mesh) applyDeltas(ctx context.Context, s *stream, items []item) {
-	d := crdt.Delta{Repair: items[0].repair}
+	d := crdt.Delta{Declared: s.tables(), Repair: items[0].repair}
 	var refused []crdt.Refusal
 	for n := range items {
 		i := &items[n]
@@ -52,6 +52,7 @@ func (m *Mesh) applyDeltas(ctx context.Context, s *stream, items []item) {
 		m.lose(ctx, s, err)
 		return
 	}
+	m.unable.Store(nil)
 	applied.Refused = append(refused, applied.Refused...)
 	s.peer.traffic.recordsIn.Add(uint64(len(d.Records)))
 	m.afterApply(s, applied, items[0].repair)
@@ -68,12 +69,38 @@ func (m *Mesh) applyDeltas(ctx context.Context, s *stream, items []item) {
 	}
 }
 
+// Unable says why the store does not take what peers send, nothing where it
+// does. What it did not take is pulled again each second, as long as there is
+// a peer to pull it from.
+func (m *Mesh) Unable() string {
+	why := m.unable.Load()
+	if why == nil {
+		return ""
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, p := range m.peers {
+		if p.stream != nil && p.stream.gap {
+			return *why
+		}
+	}
+	return ""
+}
+
 // rangesOf are the ranges of a delta that may move a head, and takes note of
 // what a pull that is under way will need at its end.
 func (m *Mesh) rangesOf(s *stream, i *item) []crdt.Range {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	i.news = !m.own.Covers(headsOf(i.delta.Ranges))
+	i.fresh = nil
+	for _, r := range i.delta.Ranges {
+		if m.own[r.Origin] < r.To {
+			i.fresh = append(i.fresh, r)
+		}
+	}
+	if i.pull == 0 {
+		m.noteCopiesLocked(s, i.delta.Ranges)
+	}
 	if i.pull != 0 {
 		if s.pull == nil || s.pull.failed {
 			return nil
@@ -100,6 +127,7 @@ func (m *Mesh) lose(ctx context.Context, s *stream, err error) {
 		return
 	}
 	m.stats.applyErrors.Add(1)
+	m.unable.Store(new(err.Error()))
 	m.mu.Lock()
 	s.gap = true
 	if s.pull != nil {
@@ -135,23 +163,19 @@ func (m *Mesh) afterApply(s *stream, a crdt.Applied, repair bool) {
 	}
 }
 
-// forward passes on what was new and came whole in one frame, to whom the
-// overlay says.
-// Of longer deltas the receivers learn from our heads.
+// forward passes on what was new and came whole in one frame, in a mesh that is
+// not a full one. Of longer deltas the receivers learn from our heads.
 func (m *Mesh) forward(s *stream, i item) {
 	whole := !s.partial
 	s.partial = len(i.delta.Ranges) == 0
-	if !whole || !i.news || i.pull != 0 || i.repair {
+	if !whole || len(i.fresh) == 0 || i.snapshot || i.repair {
 		return
 	}
 	m.mu.Lock()
-	var targets []*stream
-	if m.own.Covers(headsOf(i.delta.Ranges)) { // else we would claim what we have not
-		targets = m.targetsLocked(s.node)
-	}
+	onward := m.onwardLocked(s, i)
 	m.mu.Unlock()
-	for _, t := range targets {
-		t.put(i.delta)
+	for t, ranges := range onward {
+		t.put(narrowed(i.delta, ranges))
 	}
 }
 

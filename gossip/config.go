@@ -46,6 +46,10 @@ type Config struct {
 	// next delta waits for it. It may be nil.
 	Applied func(peer string, a crdt.Applied)
 
+	// Tables are those that records of Store may be of, in any order that stays.
+	// nil: peers are not told, and keep nothing of tables that they do not know.
+	Tables func() []string
+
 	// WholeLoad is this POP's load, for a peer whose stream begins, and TookLoad
 	// hears a peer's. They must not block, nor call the Mesh. Both may be nil.
 	WholeLoad func() Load
@@ -59,9 +63,15 @@ type Config struct {
 	// this POP's. Called at every encounter; must not block. It may be nil.
 	Conflict func(Conflict)
 
-	Overlay Overlay          // who is sent what; default: everybody what was written here
-	Now     func() time.Time // the raw clock; default time.Now
-	Rand    func() float64   // in [0, 1), safe for concurrent use; default math/rand/v2
+	Now  func() time.Time // this machine's clock, which may be wrong and be set; default time.Now
+	Rand func() float64   // in [0, 1), safe for concurrent use; default math/rand/v2
+
+	// FanoutLimit is up to how many POPs, this one too, hold a stream with every
+	// other one. Above, each has some neighbours (package overlay). 32
+	FanoutLimit int
+	// Life is the number of this process, greater than that of any earlier one;
+	// default: the clock. It is that of the loads.
+	Life uint64
 
 	Flush       time.Duration // least time between two flushes to a peer; 10 ms
 	Ack         time.Duration // least time between two announcements of our heads to a peer; 100 ms
@@ -72,6 +82,7 @@ type Config struct {
 	Handshake   time.Duration // from connecting to the peer's hello; 5 s
 	AntiEntropy time.Duration // ± 50 %; 10 s
 	Digest      time.Duration // ± 50 %; 1 min
+	Stray       time.Duration // ± 50 %; above FanoutLimit, how often some POP that is no neighbour is asked what it has; 1 min
 	Forget      time.Duration // a peer is disconnected when SetPeers has left it out for so long; 30 s
 
 	FrameBytes int // of a delta, about; 64 KiB
@@ -107,6 +118,9 @@ const (
 	maxControl  = 64                     // small frames that wait to be sent to a peer
 	maxHeads    = 1 << 16                // origins that a peer may say it has writes of
 	maxSeen     = 4 << 20                // keys of a snapshot that are remembered for the purge
+	fullFor     = time.Minute            // a peer that has neighbours enough is not asked again
+	// originsAtOnce are in one prune or graft.
+	originsAtOnce = 1024
 )
 
 // zeroOr sets what is zero to its default.
@@ -131,9 +145,8 @@ func (c *Config) defaults() {
 	if c.Rand == nil {
 		c.Rand = rand.Float64
 	}
-	if c.Overlay == nil {
-		c.Overlay = FullMesh{}
-	}
+	zeroOr(&c.FanoutLimit, 32)
+	zeroOr(&c.Life, uint64(max(1, c.Now().UnixNano())))
 	zeroOr(&c.Flush, 10*time.Millisecond)
 	zeroOr(&c.Ack, 100*time.Millisecond)
 	zeroOr(&c.Grace, 200*time.Millisecond)
@@ -143,6 +156,7 @@ func (c *Config) defaults() {
 	zeroOr(&c.Handshake, 5*time.Second)
 	zeroOr(&c.AntiEntropy, 10*time.Second)
 	zeroOr(&c.Digest, time.Minute)
+	zeroOr(&c.Stray, time.Minute)
 	zeroOr(&c.Forget, 30*time.Second)
 	zeroOr(&c.FrameBytes, 64<<10)
 	zeroOr(&c.MaxFrame, 1<<20)
@@ -165,6 +179,7 @@ func (c *Config) validate() error {
 	bad((c.Keyring == nil) != (c.MergeKeyring == nil), "give both Keyring and MergeKeyring, or neither")
 	bad(c.FrameBytes < 0 || c.MaxFrame < 2*c.FrameBytes+2*crdt.MaxRecord, "frames of %d bytes leave no room in %d: want twice as much, and two records", c.FrameBytes, c.MaxFrame)
 	bad(c.Dead <= c.Ping, "dead after %s, but pinged only each %s", c.Dead, c.Ping)
+	bad(c.FanoutLimit < 2, "a full mesh of up to %d POPs: want at least 2", c.FanoutLimit)
 	bad(c.QueueKeys < 1 || c.Handshakes < 1, "a queue of %d keys, %d handshakes: want at least 1", c.QueueKeys, c.Handshakes)
 	return errors.Join(problems...)
 }

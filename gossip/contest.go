@@ -76,11 +76,14 @@ func (m *Mesh) tryEnter(s *stream, h hello, rtt time.Duration) (old *stream) {
 		return old
 	}
 	replaced := p.stream
+	if replaced != nil && replaced.class == classTree {
+		m.unlinkLocked(replaced)
+	}
 	s.peer = p
 	p.stream, p.err, p.gone = s, "", time.Time{}
 	p.heads, p.horizon = h.heads, h.horizon
 	p.clock = clockSamples{}
-	p.clock.add(sampleOf(h.clock, m.clock(), rtt))
+	p.clock.add(sampleOf(h.clock, m.clockLocked(), rtt))
 	if replaced == nil {
 		p.since = time.Now()
 	}
@@ -89,6 +92,12 @@ func (m *Mesh) tryEnter(s *stream, h hello, rtt time.Duration) (old *stream) {
 		s.wantLocked(time.Now()) // at once: nothing can be on its way yet
 	}
 	notify(p.kick)
+	m.relinkLocked(s, time.Now())
+	if replaced != nil {
+		replaced.giveNotes(&p.notes)
+	}
+	s.moveNotes(&p.notes)
+	m.rechooseLocked()
 	m.mu.Unlock()
 	if complete {
 		m.nowSynced()
@@ -113,6 +122,13 @@ func (m *Mesh) leave(s *stream, err error) {
 	if err != nil {
 		p.err = err.Error()
 	}
+	if m.large && !p.dial {
+		p.err = "" // it is none that it is missed
+	}
+	if s.class == classTree {
+		m.unlinkLocked(s)
+	}
+	m.rechoose = true
 	if !p.listed && p.gone.IsZero() {
 		p.gone = p.since // never listed: forgotten like one that was
 	}

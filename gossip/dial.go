@@ -11,12 +11,12 @@ import (
 func (m *Mesh) keepDialing(ctx context.Context, p *peer) {
 	retry := firstRetry
 	for ctx.Err() == nil {
-		s, addr := m.link(p)
+		s, addr, now := m.link(p)
 		switch {
 		case s != nil || addr == "":
 			wait(ctx, p.kick, 0)
 			continue
-		case m.cfg.Node > p.node && wait(ctx, p.kick, laterDial):
+		case !now && m.cfg.Node > p.node && wait(ctx, p.kick, laterDial):
 			continue // something changed: look again
 		}
 		s, err := m.dialPeer(ctx, p, addr)
@@ -34,11 +34,14 @@ func (m *Mesh) keepDialing(ctx context.Context, p *peer) {
 	}
 }
 
-// link is the peer's stream and where to dial it.
-func (m *Mesh) link(p *peer) (*stream, string) {
+// link is the peer's stream and where to dial it, if it is to be dialed.
+func (m *Mesh) link(p *peer) (s *stream, addr string, now bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return p.stream, p.addr
+	if !p.dial {
+		return p.stream, "", false
+	}
+	return p.stream, p.addr, m.large
 }
 
 // wait says whether it was kicked. d 0: for as long as it takes.
@@ -70,6 +73,9 @@ func (m *Mesh) failed(p *peer, addr string, err error) {
 	first := p.stream == nil && p.err == ""
 	if p.stream == nil {
 		p.err = err.Error()
+	}
+	if first && m.large {
+		m.rechooseLocked() // another stands in for it
 	}
 	m.mu.Unlock()
 	if first {

@@ -159,3 +159,25 @@ func TestPullIntoTwoFiles(t *testing.T) {
 		l.within(time.Minute, "equal", func() bool { return replaced.Load() && l.equal()() })
 	})
 }
+
+// TestConfirmedIsAfterWhatCame: what peers have confirmed may be forgotten, so
+// that what they sent before must not wait here, to bring it back afterwards.
+func TestConfirmedIsAfterWhatCame(t *testing.T) {
+	bubble(t, memnet.Config{Latency: region}, "a b", nil, func(t *testing.T, l *lab) {
+		l.startAll()
+		a, b := l.pops["a"], l.pops["b"]
+		l.within(time.Minute, "a mesh", func() bool { _, ok := b.mesh.Confirmed(t.Context(), l.names); return ok })
+		b.store.set(func() { b.store.slow = 10 * time.Second })
+		a.write("row", 1)
+		time.Sleep(time.Second) // it has come, and waits for the store
+		if w := b.weight("row"); w != -1 {
+			t.Fatalf("the store is not slow: %d", w)
+		}
+		if _, ok := b.mesh.Confirmed(t.Context(), l.names); !ok {
+			t.Error("not confirmed")
+		}
+		if w := b.weight("row"); w != 1 {
+			t.Errorf("confirmed while a row of weight 1 waits: %d", w)
+		}
+	})
+}

@@ -39,6 +39,15 @@ func frameSamples() [][]byte {
 			Unchecked: []string{"sa-3"}, Suspects: []string{"sa-2"},
 		}.append),
 		appendFrame(nil, kindNote, Note{Key: "cb", Body: []byte("xyz")}.append),
+		appendFrame(nil, kindTables, tablesFrame{[]string{"backends", "of tomorrow"}}.append),
+		appendFrame(nil, kindLink, appendLink(linkYes)),
+		appendFrame(nil, kindPrune, appendOrigins([]string{"a", "b"})),
+		appendFrame(nil, kindGraft, graftFrame{tell: true, origins: []string{"a"}}.append),
+		appendFrame(nil, kindBeat, beat{
+			origin: "a", prev: 3, more: true, said: true, clock: -maxClock, census: 1 << 40,
+			load: Load{Life: 1, Seq: 4, Age: time.Second, Counts: map[string]int64{"sa-1": 2}, Suspects: []string{"sa-2"}},
+		}.append),
+		appendFrame(nil, kindCensus, censusFrame{id: 1 << 40, heads: heads}.append),
 		appendFrame(nil, kindBye, byeFrame{code: byeConflict, text: "why"}.append),
 	}
 }
@@ -72,8 +81,20 @@ func decoded(k kind, body []byte) (f any, again []byte, err error) {
 		return reencode(asText, body, func(d string, b []byte) []byte { return append(b, d...) })
 	case kindLoad:
 		return reencode(decodeLoad, body, Load.append)
+	case kindTables:
+		return reencode(decodeTables, body, tablesFrame.append)
 	case kindNote:
 		return reencode(decodeNote, body, Note.append)
+	case kindLink:
+		return reencode(decodeLink, body, func(m linkMode, b []byte) []byte { return appendLink(m)(b) })
+	case kindPrune:
+		return reencode(decodeOrigins, body, func(o []string, b []byte) []byte { return appendOrigins(o)(b) })
+	case kindGraft:
+		return reencode(decodeGraft, body, graftFrame.append)
+	case kindBeat:
+		return reencode(decodeBeat, body, beat.append)
+	case kindCensus:
+		return reencode(decodeCensus, body, censusFrame.append)
 	case kindBye:
 		return reencode(decodeBye, body, byeFrame.append)
 	}

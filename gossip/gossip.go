@@ -18,6 +18,15 @@
 //	pull  ->   what I have; send me the rest
 //	  <- delta ... delta, pulled (heads)
 //
+// That is so up to Config.FanoutLimit POPs. Above, each holds streams with a few
+// neighbours (package overlay), which pass on what is new:
+//
+//	link    what I make of this stream: neighbour, or not, or of a full mesh
+//	prune   others are quicker with what these POPs write
+//	graft   push me that again
+//	beat    a POP's load, clock and progress, passed on
+//	census  say in your beats when you have all of this
+//
 // Invariants:
 //   - A head never moves before the records below it are stored, on either side
 //     of a lost frame, a full queue, a failed disk or a broken stream.

@@ -14,6 +14,7 @@ import (
 // Why a stream ends on this side's decision.
 var (
 	errForgotten = errors.New("no longer a peer")
+	errIdle      = errors.New("neither side needs the stream")
 	errReplaced  = errors.New("replaced by another stream")
 	errDuplicate = errors.New("there is a stream already")
 	errLater     = errors.New("it has had this id for longer")
@@ -46,7 +47,7 @@ func farewellOf(err error) byeFrame {
 		return byeFrame{byeDuplicate, err.Error()}
 	case errors.Is(err, errConflict):
 		return byeFrame{byeConflict, err.Error()}
-	case errors.Is(err, errForgotten):
+	case errors.Is(err, errForgotten), errors.Is(err, errIdle):
 		return byeFrame{byeEnd, err.Error()}
 	}
 	return byeFrame{byeRefused, err.Error()}
@@ -144,7 +145,14 @@ func (m *Mesh) sayHello(s *stream) error {
 	return err
 }
 
-func (m *Mesh) clock() int64 { return clockOf(m.cfg.Now().UnixMicro()) }
+// clock is what peers are told of ours.
+func (m *Mesh) clock() int64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.clockLocked()
+}
+
+func (m *Mesh) clockLocked() int64 { return clockOf(m.steady.micro()) }
 
 func readHello(frames *frameReader) (h hello, err error) {
 	k, body, err := frames.next()

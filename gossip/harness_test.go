@@ -78,15 +78,16 @@ type lab struct {
 }
 
 type pop struct {
-	lab    *lab
-	name   string
-	ip     string
-	store  *memStore
-	mesh   *Mesh
-	cfg    Config
-	cancel context.CancelFunc
-	done   sync.WaitGroup
-	life   int
+	lab     *lab
+	name    string
+	ip      string
+	store   *memStore
+	mesh    *Mesh
+	cfg     Config
+	cancel  context.CancelFunc
+	done    sync.WaitGroup
+	life    int
+	counted int // records, see forgetTraffic
 
 	mu      sync.Mutex
 	applied []crdt.Applied

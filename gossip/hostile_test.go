@@ -49,6 +49,11 @@ func made(from int) []byte {
 	return appendFrame(nil, kindHeads, headsFrame{heads: h}.append)
 }
 
+// part is one of a beat that goes on.
+func part(origin string, seq uint64) []byte {
+	return appendFrame(nil, kindBeat, beat{origin: origin, more: true, load: Load{Seq: seq}}.append)
+}
+
 func TestBadFrames(t *testing.T) {
 	frame := func(k kind, body string) []byte {
 		return appendFrame(nil, k, func(b []byte) []byte { return append(b, body...) })
@@ -69,6 +74,13 @@ func TestBadFrames(t *testing.T) {
 		{"end of no pull", appendFrame(nil, kindPulled, pulledFrame{id: 7}.append), false, func(s Stats) uint64 { return s.Garbage }},
 		{"sums for nobody", appendFrame(nil, kindSums, sumsFrame{}.append), false, func(s Stats) uint64 { return s.Garbage }},
 		{"bucket 5000", appendFrame(nil, kindRows, rowsFrame{buckets: []int{5000}}.append), false, func(s Stats) uint64 { return s.Garbage }},
+		{"a link of no mode", frame(kindLink, "\x09"), false, func(s Stats) uint64 { return s.Garbage }},
+		{"a prune cut short", frame(kindPrune, "\x05\x01"), false, func(s Stats) uint64 { return s.Garbage }},
+		{"a graft of no name", frame(kindGraft, "\x00\x01\x00"), false, func(s Stats) uint64 { return s.Garbage }},
+		{"a beat of no load", frame(kindBeat, "\x01a\x00\x00\x00\x00\x00"), false, func(s Stats) uint64 { return s.Garbage }},
+		{"parts of two beats", append(part("x", 1), part("y", 1)...), false, func(s Stats) uint64 { return s.Garbage }},
+		{"parts without end", bytes.Repeat(part("x", 1), maxBeatParts+2), false, func(s Stats) uint64 { return s.Garbage }},
+		{"a census cut short", frame(kindCensus, "\x01\x05"), false, func(s Stats) uint64 { return s.Garbage }},
 		{"heads of everybody", append(made(0), made(40_000)...), false, func(s Stats) uint64 { return s.Garbage }},
 		{"a gigabyte", append(tooLong, byte(kindDelta), 1, 2, 3), false, func(s Stats) uint64 { return s.Oversized }},
 		{"half a frame", []byte{0, 0, 1, 0, byte(kindHeads), 1}, true, func(s Stats) uint64 { return s.Truncated }},

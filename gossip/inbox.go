@@ -3,6 +3,8 @@ package gossip
 import (
 	"context"
 	"sync"
+
+	"github.com/edgeproxy/edgeproxy/crdt"
 )
 
 // item is a frame that waits for the store.
@@ -10,7 +12,7 @@ type item struct {
 	deltaFrame
 	pulled *pulledFrame // if set, this instead of a delta
 	size   int
-	news   bool // some of its writes were not known here when its turn came
+	fresh  []crdt.Range // of its writes, what was not known here when its turn came
 }
 
 // inbox is what a peer has sent and the store has not taken yet, in order.
@@ -64,14 +66,35 @@ type applier struct {
 	wake chan struct{} // 1
 
 	mu   sync.Mutex
-	list []*stream
+	list []inLine
+}
+
+// inLine is an inbox, or a mark that is closed when all before it is done.
+type inLine struct {
+	stream *stream
+	mark   chan struct{}
 }
 
 func (a *applier) add(s *stream) {
 	a.mu.Lock()
-	a.list = append(a.list, s)
+	a.list = append(a.list, inLine{stream: s})
 	a.mu.Unlock()
 	notify(a.wake)
+}
+
+// settle waits until all that has been delivered is applied, and says whether it is.
+func (a *applier) settle(ctx context.Context) bool {
+	mark := make(chan struct{})
+	a.mu.Lock()
+	a.list = append(a.list, inLine{mark: mark})
+	a.mu.Unlock()
+	notify(a.wake)
+	select {
+	case <-mark:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // next is nil when ctx has ended.
@@ -79,10 +102,14 @@ func (a *applier) next(ctx context.Context) *stream {
 	for ctx.Err() == nil {
 		a.mu.Lock()
 		if len(a.list) > 0 {
-			s := a.list[0]
+			t := a.list[0]
 			a.list = a.list[1:]
 			a.mu.Unlock()
-			return s
+			if t.mark != nil {
+				close(t.mark)
+				continue
+			}
+			return t.stream
 		}
 		a.mu.Unlock()
 		select {

@@ -57,11 +57,34 @@ const (
 func (m *Mesh) PublishLoad(l Load) {
 	l.Rates = greatest(l.Rates)
 	m.mu.Lock()
-	streams := m.targetsLocked("")
+	if m.large {
+		m.addPendingLocked(l, time.Now())
+	}
+	streams := m.streamsLocked()
+	streams = slices.DeleteFunc(streams, func(s *stream) bool { return s.class != classFull })
 	m.mu.Unlock()
 	for _, s := range streams {
 		s.putLoad(l)
 	}
+}
+
+// pendingLoad is what was published since the last beat.
+type pendingLoad struct {
+	Load
+	at     time.Time
+	urgent bool
+}
+
+func (m *Mesh) addPendingLocked(l Load, now time.Time) {
+	p := &pendingLoad{Load: l, at: now}
+	if m.pending != nil && !l.Whole {
+		p.Load, p.urgent = m.pending.then(l), m.pending.urgent
+	}
+	if !p.urgent && len(l.Verdicts)+len(l.Unchecked)+len(l.Suspects) > 0 {
+		p.urgent = true
+		notify(m.beating)
+	}
+	m.pending = p
 }
 
 // LoadSeq is the number of the last load that was sent to anybody.

@@ -22,6 +22,7 @@ type ear struct {
 	counts   map[string]int64
 	verdicts map[string]bool
 	suspects []string
+	life     uint64
 	seq      uint64
 	age      time.Duration
 }

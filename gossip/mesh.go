@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/edgeproxy/edgeproxy/crdt"
+	"github.com/edgeproxy/edgeproxy/gossip/overlay"
 	"github.com/edgeproxy/edgeproxy/internal/progress"
 	"github.com/rs/zerolog"
 )
@@ -25,7 +26,8 @@ type Mesh struct {
 	// peers and heads.
 	Applying, Exchanging progress.Loop
 
-	loads atomic.Uint64 // sent
+	loads  atomic.Uint64          // sent
+	unable atomic.Pointer[string] // why the store took nothing; nil: it does
 
 	running    atomic.Bool
 	changed    chan struct{} // 1: for Run, that peers or heads are to be looked at
@@ -33,7 +35,9 @@ type Mesh struct {
 	ended      chan struct{} // closed when Run has returned
 	synced     chan struct{}
 	syncedOnce sync.Once
-	publishing sync.Mutex // keeps the order of writes in all queues; taken before mu
+	publishing sync.Mutex    // keeps the order of writes in all queues; taken before mu
+	telling    sync.Mutex    // keeps the order of beats; taken before mu
+	beating    chan struct{} // 1: for beatAll
 
 	mu        sync.Mutex
 	peers     map[string]*peer
@@ -44,7 +48,19 @@ type Mesh struct {
 	asking    bool
 	stale     bool // own may be behind the store
 	marks     marks
+	steady    steadyClock
 	strangers peer // stands for those who are none: limits what they can make us log
+
+	// Of a mesh of more than Config.FanoutLimit POPs.
+	large    bool
+	count    int       // POPs listed, this one too
+	rechoose bool      // something changed that neighbours are chosen by,
+	chooseAt time.Time // or is to then
+	trees    *overlay.Trees
+	voice    voice        // this POP's own
+	pending  *pendingLoad // to be in its next beat
+	census   censusFrame
+	censusAt time.Time // when to ask for the next
 }
 
 // New makes a Mesh that does nothing until Run and Serve.
@@ -59,6 +75,8 @@ func New(cfg Config, log zerolog.Logger) (*Mesh, error) {
 		changed: make(chan struct{}, 1), refreshing: make(chan struct{}, 1),
 		ended: make(chan struct{}), synced: make(chan struct{}),
 		peers: map[string]*peer{}, own: crdt.Heads{}, horizon: crdt.Heads{},
+		beating: make(chan struct{}, 1), count: 1, trees: overlay.NewTrees(cfg.Node),
+		steady: newSteadyClock(cfg.Now().UnixMicro()),
 	}
 	m.loads.Store(cfg.LoadSeq)
 	return m, nil
@@ -79,6 +97,8 @@ func (m *Mesh) Run(ctx context.Context) error {
 	wg.Go(func() { m.applyAll(ctx) })
 	wg.Go(func() { m.every(ctx, m.cfg.AntiEntropy, m.antiEntropy) })
 	wg.Go(func() { m.every(ctx, m.cfg.Digest, m.digest) })
+	wg.Go(func() { m.every(ctx, m.cfg.Stray, m.stray) })
+	wg.Go(func() { m.beatAll(ctx) })
 	for {
 		var look <-chan time.Time
 		m.Exchanging.Begin()
@@ -118,7 +138,7 @@ func pause(ctx context.Context, d time.Duration) bool {
 }
 
 // Publish sends what was written here: sealed and committed, in the order of
-// its numbers. It never blocks.
+// its numbers. Of what was sealed alone peers learn by our heads. It never blocks.
 func (m *Mesh) Publish(d crdt.Delta) {
 	if len(d.Records) == 0 && len(d.Ranges) == 0 {
 		return
@@ -138,7 +158,10 @@ func (m *Mesh) Publish(d crdt.Delta) {
 	if m.asking {
 		m.meanwhile = append(m.meanwhile, d.Ranges...)
 	}
-	targets := m.targetsLocked("")
+	var targets []*stream
+	if !d.Alone {
+		targets = m.targetsLocked()
+	}
 	m.mu.Unlock()
 	for _, s := range targets {
 		s.put(d)
@@ -177,6 +200,7 @@ func (m *Mesh) refresh(ctx context.Context) error {
 		m.own, m.horizon = heads, horizon
 		m.version++
 		if lost {
+			m.marks.lost(heads)
 			m.pullLostLocked()
 		}
 	}

@@ -93,19 +93,14 @@ func TestPartialConnectivity(t *testing.T) {
 	})
 }
 
-// flood passes on to everybody what was new here.
-type flood struct{}
-
-func (flood) Targets(_ string, peers []string) []string { return peers }
-
-// TestOverlayForwards: a and c reach only b, whose overlay passes everything on.
+// TestOverlayForwards: a and c reach only b, which passes everything on.
 func TestOverlayForwards(t *testing.T) {
-	bubble(t, memnet.Config{Latency: region}, "a b c", func(c *Config) { c.Overlay = flood{} }, func(t *testing.T, l *lab) {
+	bubble(t, memnet.Config{Latency: region}, "a b c", func(c *Config) { c.FanoutLimit = 2 }, func(t *testing.T, l *lab) {
 		l.net.Cut("10.0.0.1", "10.0.0.3")
 		for _, name := range l.names {
 			l.pops[name].start()
 		}
-		l.within(10*time.Second, "connected", func() bool { return l.connected() == 4 })
+		l.within(10*time.Second, "linked", func() bool { return l.linked() == 4 })
 		for i := range 10 {
 			l.pops["a"].write("x", i)
 			l.within(2*region+30*time.Millisecond, "at c", func() bool { return l.pops["c"].weight("x") == int64(i) })
@@ -120,7 +115,7 @@ func TestOverlayForwards(t *testing.T) {
 // TestOverlayEnds: in a circle of POPs that pass everything on, nothing goes
 // round for ever.
 func TestOverlayEnds(t *testing.T) {
-	bubble(t, memnet.Config{Latency: region}, "a b c d", func(c *Config) { c.Overlay = flood{} }, func(t *testing.T, l *lab) {
+	bubble(t, memnet.Config{Latency: region}, "a b c d", func(c *Config) { c.FanoutLimit = 2 }, func(t *testing.T, l *lab) {
 		l.startAll()
 		for i := range 10 {
 			l.pops["a"].write("x", i)

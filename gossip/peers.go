@@ -29,12 +29,24 @@ type peer struct {
 	clock   clockSamples
 	err     string // why there is no stream
 	warned  map[string]time.Time
+
+	rtt       time.Duration // by membership, 0: not known
+	down      bool          // by membership
+	meshed    bool          // at last it wanted a stream with everybody, or knew nothing else
+	dial      bool          // a stream is to be held
+	wanted    bool          // as a neighbour
+	fullUntil time.Time     // it has refused to be one
+	called    time.Time     // when something was last to be told to it alone
+	notes     notes         // that wait for a stream
+	voice     voice
 }
 
 // Peer is a node to hold a stream with.
 type Peer struct {
 	Node string
-	Addr string // its sync address, host:port
+	Addr string        // its sync address, host:port
+	RTT  time.Duration // about; 0: not known
+	Down bool          // membership does not hear it
 }
 
 // SetPeers says who there is now; this POP may be among them. A peer that is
@@ -52,13 +64,19 @@ func (m *Mesh) SetPeers(peers []Peer) {
 			continue
 		}
 		p := m.peerLocked(listed.Node)
-		p.listed = true
+		if p.down && !listed.Down {
+			p.err = "" // what we last knew of it is over
+		}
+		p.listed, p.down = true, listed.Down
+		if l, old := listed.RTT, p.rtt; l > 0 && (old == 0 || l > 2*old || l < old/2) {
+			p.rtt = l // what wavers does not change who is a neighbour
+		}
 		if p.addr != listed.Addr {
 			p.addr = listed.Addr
 			notify(p.kick)
 		}
 	}
-	notify(m.changed)
+	m.rechooseLocked()
 }
 
 func (m *Mesh) peerLocked(node string) *peer {
@@ -75,9 +93,10 @@ func (m *Mesh) peerLocked(node string) *peer {
 func (m *Mesh) reconcile(ctx context.Context, wg *sync.WaitGroup) (next time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	next = m.chooseLocked(time.Now())
 	for node, p := range m.peers {
 		switch until := p.gone.Add(m.cfg.Forget); {
-		case p.listed && p.undial == nil:
+		case p.listed && p.undial == nil && p.dial:
 			dialing, cancel := context.WithCancel(ctx)
 			p.undial = cancel
 			wg.Go(func() {
@@ -93,8 +112,11 @@ func (m *Mesh) reconcile(ctx context.Context, wg *sync.WaitGroup) (next time.Tim
 			if p.undial != nil {
 				p.undial()
 			}
-			if p.stream != nil {
-				p.stream.close(errForgotten)
+			if s := p.stream; s != nil {
+				if s.class == classTree {
+					m.unlinkLocked(s)
+				}
+				s.close(errForgotten)
 			}
 			delete(m.peers, node)
 		}
@@ -102,28 +124,14 @@ func (m *Mesh) reconcile(ctx context.Context, wg *sync.WaitGroup) (next time.Tim
 	return next
 }
 
-// targetsLocked are the streams on which the overlay sends what came from there.
-func (m *Mesh) targetsLocked(from string) []*stream {
-	connected := make([]string, 0, len(m.peers))
-	for node, p := range m.peers {
-		if p.stream != nil && node != from {
-			connected = append(connected, node)
-		}
-	}
-	slices.Sort(connected)
-	var targets []*stream
-	for _, node := range m.cfg.Overlay.Targets(from, connected) {
-		if p := m.peers[node]; p != nil && p.stream != nil {
-			targets = append(targets, p.stream)
-		}
-	}
-	return targets
-}
-
 // streams are all that stand.
 func (m *Mesh) streams() []*stream {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	return m.streamsLocked()
+}
+
+func (m *Mesh) streamsLocked() []*stream {
 	var all []*stream
 	for _, node := range slices.Sorted(maps.Keys(m.peers)) {
 		if s := m.peers[node].stream; s != nil {

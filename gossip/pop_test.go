@@ -16,6 +16,7 @@ func (p *pop) start() {
 	p.lab.t.Helper()
 	p.life++
 	p.cfg.Nonce = fmt.Sprintf("%s life %d", p.name, p.life)
+	p.cfg.Life = uint64(p.life)
 	p.cfg.Store = p.store
 	m, err := New(p.cfg, p.lab.log.With().Str("node", p.name).Logger())
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/edgeproxy/edgeproxy/crdt"
@@ -152,6 +153,7 @@ func (s *stream) pullIfDue(b []byte, now time.Time, soon *schedule) []byte {
 		return b
 	}
 	if !s.gap && m.own.Covers(s.want) { // it came
+		m.nowSynced()
 		s.pullAt = time.Time{}
 		s.checkLocked(m.cfg.Grace)
 		return b
@@ -165,7 +167,26 @@ func (s *stream) pullIfDue(b []byte, now time.Time, soon *schedule) []byte {
 	s.pulls++
 	s.pull = &pull{id: s.pulls, have: m.own.Clone(), progress: now}
 	m.stats.pulls.Add(1)
+	b = s.graftLocked(b)
 	return appendFrame(b, kindPull, pullFrame{id: s.pulls, have: m.own}.append)
+}
+
+// graftLocked asks a neighbour to push what it had first.
+func (s *stream) graftLocked(b []byte) []byte {
+	if s.class != classTree {
+		return b
+	}
+	var origins []string
+	for o, head := range s.want {
+		if s.m.own[o] < head && !slices.Contains(origins, o.Node) && len(origins) < originsAtOnce {
+			origins = append(origins, o.Node)
+		}
+	}
+	slices.Sort(origins)
+	if len(origins) == 0 || !s.m.trees.Seek(s.node, origins) {
+		return b
+	}
+	return appendFrame(b, kindGraft, graftFrame{origins: origins}.append)
 }
 
 // elsewhereLocked says whether another peer is sending us all that is wanted.
@@ -231,6 +252,7 @@ func (m *Mesh) finishPull(ctx context.Context, s *stream, f pulledFrame) {
 		m.lose(ctx, s, err)
 		return
 	}
+	m.unable.Store(nil)
 	m.mu.Lock()
 	s.gap = false
 	again := m.cfg.Grace
@@ -250,9 +272,10 @@ func (m *Mesh) purge(ctx context.Context, s *stream, p *pull, heads crdt.Heads) 
 		m.log.Warn().Str("peer", s.node).Msg("snapshot too large to purge by")
 		return nil
 	}
+	knows := s.knows(p.seen)
 	n, err := m.cfg.Store.Purge(ctx, heads, func(k crdt.Key) bool {
 		_, ok := p.seen[k]
-		return ok
+		return ok || !knows(k.Table)
 	})
 	m.stats.purged.Add(uint64(n))
 	if n > 0 {

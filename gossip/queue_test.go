@@ -62,19 +62,6 @@ func TestQueueKeepsOneStatePerRow(t *testing.T) {
 	}
 }
 
-func TestLowerMedian(t *testing.T) {
-	for _, c := range []struct {
-		offsets []time.Duration
-		want    time.Duration
-	}{
-		{nil, 0}, {[]time.Duration{5}, 0}, {[]time.Duration{-5}, -5}, {[]time.Duration{3, 9}, 3}, {[]time.Duration{-3, 9}, 0}, {[]time.Duration{3, 9, 27}, 3},
-	} {
-		if got := lowerMedian(c.offsets); got != c.want {
-			t.Errorf("lowerMedian(%v) = %d, want %d", c.offsets, got, c.want)
-		}
-	}
-}
-
 func TestLag(t *testing.T) {
 	o := crdt.Origin{Node: "a", Epoch: 1}
 	start := time.Unix(0, 0)

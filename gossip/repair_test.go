@@ -76,12 +76,12 @@ func TestForgottenDeletes(t *testing.T) {
 			b.delete(fmt.Sprint("row", i))
 		}
 		l.within(time.Second, "deleted", l.equal("a", "b"))
-		if heads, ok := a.mesh.Confirmed([]string{"a", "b", "c"}); !ok || heads[crdt.Origin{Node: "b", Epoch: 1}] != 0 {
+		if heads, ok := a.mesh.Confirmed(t.Context(), []string{"a", "b", "c"}); !ok || heads[crdt.Origin{Node: "b", Epoch: 1}] != 0 {
 			t.Errorf("confirmed %v, %v: c has not seen the deletes", heads, ok)
 		}
 		time.Sleep(2 * time.Second) // acknowledged
 		for _, p := range []*pop{a, b} {
-			heads, ok := p.mesh.Confirmed([]string{"a", "b"})
+			heads, ok := p.mesh.Confirmed(t.Context(), []string{"a", "b"})
 			if !ok || heads[crdt.Origin{Node: "b", Epoch: 1}] != 5 {
 				t.Fatalf("%s: confirmed %v, %v", p.name, heads, ok)
 			}
@@ -113,7 +113,7 @@ func TestForgottenDeletes(t *testing.T) {
 		if s := c.mesh.Stats(); s.Purged != 5 {
 			t.Errorf("c purged %d rows, want 5", s.Purged)
 		}
-		if _, ok := a.mesh.Confirmed([]string{"a", "nobody"}); ok {
+		if _, ok := a.mesh.Confirmed(t.Context(), []string{"a", "nobody"}); ok {
 			t.Error("confirmed by somebody who was never there")
 		}
 	})

@@ -120,3 +120,30 @@ func TestDiskFails(t *testing.T) {
 		}
 	})
 }
+
+// TestUnable: what keeps the store from taking anything is said while it does,
+// and not once there is nobody to take anything from.
+func TestUnable(t *testing.T) {
+	bubble(t, memnet.Config{Latency: region}, "a b", nil, func(t *testing.T, l *lab) {
+		l.startAll()
+		a, b := l.pops["a"], l.pops["b"]
+		full := func(err error) {
+			b.store.set(func() { b.store.fail = err })
+		}
+		says := func(want string) func() bool { return func() bool { return b.mesh.Unable() == want } }
+		full(errors.New("disk full"))
+		a.write("x", 1)
+		l.within(time.Second, "said", says("disk full"))
+		time.Sleep(10 * time.Second)
+		l.within(0, "still said", says("disk full"))
+		full(nil)
+		l.within(15*time.Second, "taken back", says("")) // by the next anti-entropy, where a pull's answer came amid the failures
+		l.within(time.Second, "equal", l.equal())
+		full(errors.New("disk full"))
+		a.write("x", 2)
+		l.within(time.Second, "said again", says("disk full"))
+		a.stop()
+		full(nil)
+		l.within(time.Second, "taken back alone", says(""))
+	})
+}

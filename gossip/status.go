@@ -15,11 +15,12 @@ type PeerStatus struct {
 	Node      string
 	Addr      string // to dial it; where it dialed us and is on no list, where from
 	Connected bool
+	Neighbour bool          // in a mesh that is not a full one: news is passed on to it
 	Since     time.Time     // of the stream, or of its loss
 	Lag       time.Duration // how long it has lacked something that was written here
 	Queued    int           // rows that wait to be sent
 	RTT       time.Duration // the best of the last round trips; 0: not measured
-	Offset    time.Duration // its raw clock minus ours
+	Offset    time.Duration // its clock minus ours
 	Heads     crdt.Heads    // what it has acknowledged; nil: never heard of
 	Err       string        // why there is no stream
 
@@ -27,13 +28,17 @@ type PeerStatus struct {
 	RecordsIn, RecordsOut uint64
 }
 
-// Peers is every peer that is listed or connected, by name.
+// Peers is every peer that is listed or connected, by name; of a mesh that is
+// not a full one those with which a stream stands or should.
 func (m *Mesh) Peers() []PeerStatus {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	all := make([]PeerStatus, 0, len(m.peers))
 	for _, node := range slices.Sorted(maps.Keys(m.peers)) {
 		p := m.peers[node]
+		if m.large && p.stream == nil && !p.dial {
+			continue
+		}
 		st := PeerStatus{
 			Node: node, Addr: p.addr, Connected: p.stream != nil, Since: p.since, Heads: p.heads.Clone(), Err: p.err,
 			Lag:     m.marks.lag(p.heads, time.Now()),
@@ -41,7 +46,7 @@ func (m *Mesh) Peers() []PeerStatus {
 			RecordsIn: p.traffic.recordsIn.Load(), RecordsOut: p.traffic.recordsOut.Load(),
 		}
 		if s := p.stream; s != nil {
-			st.Queued = s.queue.len()
+			st.Queued, st.Neighbour = s.queue.len(), s.class == classTree
 			if st.Addr == "" {
 				st.Addr = s.addr
 			}
@@ -54,30 +59,16 @@ func (m *Mesh) Peers() []PeerStatus {
 	return all
 }
 
-// Confirmed is up to where every node of the roster, and every connected one,
-// has acknowledged the writes of each origin, this POP included: what may be forgotten. False: one
-// of them was never heard of since this POP started.
-func (m *Mesh) Confirmed(roster []string) (crdt.Heads, bool) {
+// Heard says whether a node is connected or was heard of late, by neighbours.
+func (m *Mesh) Heard(node string) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	all := m.own.Clone()
-	for _, node := range roster {
-		if node == m.cfg.Node {
-			continue
-		}
-		p := m.peers[node]
-		if p == nil || p.heads == nil {
-			return nil, false
-		}
-		all.Lower(p.heads)
-	}
-	for _, p := range m.peers { // also who came before the roster knew of it
-		if p.stream != nil {
-			all.Lower(p.heads)
-		}
-	}
-	return all, true
+	p := m.peers[node]
+	return p != nil && (p.stream != nil || m.large && time.Since(p.voice.heard) < heardFor)
 }
+
+// heardFor is for how long a POP counts as heard.
+const heardFor = 3*mostBeat + time.Second
 
 // antiEntropy looks at what the store really has, and pulls from a near and
 // from a random peer what they have beyond it. Both are told all our heads.
@@ -92,7 +83,9 @@ func (m *Mesh) antiEntropy(ctx context.Context) {
 	defer m.mu.Unlock()
 	seen := m.own.Clone()
 	for _, p := range m.peers {
-		seen.Lower(p.heads)
+		if !m.large || p.stream != nil {
+			seen.Lower(p.heads)
+		}
 	}
 	m.marks.acknowledged(seen)
 	for _, s := range m.twoOfLocked(all) {
@@ -114,6 +107,26 @@ func (m *Mesh) twoOfLocked(all []*stream) []*stream {
 	})
 	all = slices.DeleteFunc(all, func(s *stream) bool { return s == near })
 	return []*stream{near, all[int(m.cfg.Rand()*float64(len(all)))%len(all)]}
+}
+
+// stray opens a stream to some POP that is no neighbour. Its hello, and ours,
+// shows what either side lacks. So what was written arrives in the end were the
+// neighbours to keep it from us, or the links to fall apart.
+func (m *Mesh) stray(context.Context) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.large {
+		return
+	}
+	var others []string
+	for node, p := range m.peers {
+		if p.listed && !p.dial && !p.down && p.stream == nil {
+			others = append(others, node)
+		}
+	}
+	if slices.Sort(others); len(others) > 0 {
+		m.openLocked(m.peers[others[int(m.cfg.Rand()*float64(len(others)))%len(others)]], time.Now())
+	}
 }
 
 // counters are Stats while they count.

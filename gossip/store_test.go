@@ -130,6 +130,27 @@ func (s *memStore) rebuildLocked(keep func(crdt.Record) (crdt.Record, bool)) (go
 	return gone
 }
 
+// anew writes all rows again in another epoch, and claims nothing of the first.
+// The lock is held.
+func (s *memStore) anew() {
+	s.self.Epoch++
+	rows := s.replica.Records()
+	s.replica = crdt.NewReplica(s.self)
+	for _, rec := range rows {
+		values := map[string]crdt.Value{}
+		for _, c := range rec.Cells {
+			values[c.Column] = c.Value
+		}
+		s.replica.Write(rec.Key, crdt.At(time.Now().UnixMilli()), values)
+	}
+}
+
+func (s *memStore) origin() crdt.Origin {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.self
+}
+
 // collect forgets the deletes that everybody has seen.
 func (s *memStore) collect(confirmed crdt.Heads) int {
 	s.mu.Lock()

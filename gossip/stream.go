@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/edgeproxy/edgeproxy/crdt"
@@ -38,29 +39,46 @@ type stream struct {
 	once    sync.Once
 	cause   error // why it closes; read after closing
 
-	mu      sync.Mutex
-	control [][]byte // small frames, in order
-	keyring string   // the document that the peer knows we have
-	pings   uint64
-	pinged  time.Time     // when the last ping was sent
-	ponged  chan struct{} // closed by the next pong; nil: nobody waits
-	pingNow bool
-	inbox   inbox
-	load    *Load // that waits to be sent; a peer of protocol 1 gets none
-	loadAt  time.Time
-	notes   notes // that wait to be sent
+	mu        sync.Mutex
+	control   [][]byte // small frames, in order
+	keyring   string   // the document that the peer knows we have
+	pings     uint64
+	pinged    time.Time     // when the last ping was sent
+	ponged    chan struct{} // closed by the next pong; nil: nobody waits
+	pingNow   bool
+	inbox     inbox
+	load      *Load // that waits to be sent; a peer of protocol 1 gets none
+	loadAt    time.Time
+	notes     notes // that wait to be sent
+	turns     map[string]turn
+	beats     map[string]waitingBeat // by origin
+	beatOrder []string
+
+	wholeDue atomic.Bool // all of our load is to be sent
 
 	// Guarded by Mesh.mu.
-	said        crdt.Heads // what the peer knows that we have
-	saidAt      time.Time
-	saidVersion uint64 // Mesh.version that said was compared with
-	sayAll      bool
-	want        crdt.Heads // what the peer has and we lacked when it was noticed
-	pullAt      time.Time  // when to pull it; zero: nothing is lacking
-	pull        *pull      // the one that is being answered
-	pulls       uint64
-	gap         bool // something was lost here: no range counts before the next pull's end
-	compare     *comparison
+	said         crdt.Heads // what the peer knows that we have
+	saidAt       time.Time
+	saidVersion  uint64 // Mesh.version that said was compared with
+	sayAll       bool
+	want         crdt.Heads // what the peer has and we lacked when it was noticed
+	pullAt       time.Time  // when to pull it; zero: nothing is lacking
+	pull         *pull      // the one that is being answered
+	pulls        uint64
+	gap          bool // something was lost here: no range counts before the next pull's end
+	compare      *comparison
+	mine, theirs linkMode
+	class        class
+	classed      bool
+	idle         time.Time // since when it is a line
+	census       int64     // the latest that the peer knows of
+	censusAt     time.Time // when it was told of one
+
+	parts      *beat // the reader's: of a beat that is not complete
+	partsTaken int
+
+	saidTables []string        // write's: as declared to the peer
+	declared   map[string]bool // by the peer; guarded by mu
 
 	partial bool // the applier's: the last delta had no ranges, the next continues it
 }
@@ -86,7 +104,9 @@ func (s *stream) run(ctx context.Context) error {
 	if s.m.cfg.Keyring != nil {
 		s.sendKeyring(s.m.cfg.Keyring()) // where it changed since hello
 	}
-	s.putWhole()
+	if s.full() {
+		s.putWhole()
+	}
 	var wg sync.WaitGroup
 	wg.Go(func() { s.close(s.read(work)) })
 	wg.Go(func() { s.work(work) })
@@ -120,6 +140,13 @@ func (s *stream) ended() bool {
 	default:
 		return false
 	}
+}
+
+// full says whether the peer is one of a full mesh, as seen from here.
+func (s *stream) full() bool {
+	s.m.mu.Lock()
+	defer s.m.mu.Unlock()
+	return s.class == classFull
 }
 
 // put queues a delta for the peer.
@@ -229,8 +256,20 @@ func (s *stream) handle(ctx context.Context, k kind, body []byte) error {
 		return with(decodeKeyring, body, s.m.takeKeyring)
 	case kindLoad:
 		return with(decodeLoad, body, s.tookLoad)
+	case kindTables:
+		return with(decodeTables, body, s.tookTables)
 	case kindNote:
 		return with(decodeNote, body, s.tookNote)
+	case kindLink:
+		return with(decodeLink, body, s.tookLink)
+	case kindPrune:
+		return with(decodeOrigins, body, s.tookPrune)
+	case kindGraft:
+		return with(decodeGraft, body, s.tookGraft)
+	case kindBeat:
+		return with(decodeBeat, body, s.tookBeat)
+	case kindCensus:
+		return with(decodeCensus, body, s.tookCensus)
 	case kindBye:
 		return with(decodeBye, body, func(f byeFrame) error { return &byeError{f} })
 	}
@@ -256,7 +295,7 @@ func (s *stream) tookPong(f pongFrame) error {
 	s.mu.Unlock()
 	if latest {
 		s.m.mu.Lock()
-		s.peer.clock.add(sampleOf(f.clock, s.m.clock(), rtt))
+		s.peer.clock.add(sampleOf(f.clock, s.m.clockLocked(), rtt))
 		s.m.mu.Unlock()
 	}
 	return nil

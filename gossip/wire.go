@@ -16,10 +16,13 @@ import (
 // Versions of the protocol that this edgeproxy speaks.
 const (
 	protocolMin = 1
-	protocolMax = 3
+	protocolMax = protocolOverlay
 
-	protocolLoad = 2 // from which on a peer takes kindLoad
-	protocolNote = 3 // and kindNote
+	protocolLoad   = 2 // from which on a peer takes kindLoad
+	protocolNote   = 3 // and kindNote
+	protocolTables = 4 // and kindTables
+	// And kindLink and all behind it. With older peers a POP keeps to a full mesh.
+	protocolOverlay = 5
 )
 
 // kind is a frame's first byte. A frame is the length of the rest in four
@@ -41,6 +44,12 @@ const (
 	kindBye                     // last, and why
 	kindLoad                    // what the sender says of itself now
 	kindNote                    // something that only this peer is told
+	kindTables                  // of which tables the sender's records may be
+	kindLink                    // what the sender makes of the stream
+	kindPrune                   // wants no more pushes of what some origins write
+	kindGraft                   // wants them again
+	kindBeat                    // what a POP tells all others, passed on
+	kindCensus                  // asks who has everything up to there
 )
 
 const (

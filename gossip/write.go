@@ -19,7 +19,10 @@ func (s *stream) write(ctx context.Context) error {
 	for ctx.Err() == nil && !s.ended() {
 		now := time.Now()
 		soon := schedule{at: now.Add(s.m.cfg.Ping)}
-		b := s.takeNotes(s.takeLoad(s.takeControl(now), now))
+		if s.wholeDue.Swap(false) {
+			s.putWhole()
+		}
+		b := s.takeBeats(s.declare(s.takeNotes(s.takeLoad(s.takeControl(now), now))), now)
 		if !s.queue.empty() {
 			if at := flushed.Add(s.m.cfg.Flush); at.After(now) {
 				soon.by(at)
@@ -29,6 +32,7 @@ func (s *stream) write(ctx context.Context) error {
 				flushed, b = now, nil
 			}
 		}
+		b = s.takeCensus(b, now, &soon)
 		b = s.announce(b, now, &soon)
 		b = s.pullIfDue(b, now, &soon)
 		if err := s.push(ctx, b); err != nil {
@@ -41,7 +45,7 @@ func (s *stream) write(ctx context.Context) error {
 		case <-s.wake:
 		case <-timer.C:
 		case frame := <-s.out:
-			if err := s.push(ctx, frame); err != nil {
+			if err := s.push(ctx, s.declare(frame)); err != nil {
 				return err
 			}
 		}
@@ -85,6 +89,7 @@ func (s *stream) takeControl(now time.Time) (b []byte) {
 		b = append(b, frame...)
 	}
 	s.control = nil
+	b = s.takeTurnsLocked(b)
 	if s.pingNow || !now.Before(s.pinged.Add(s.m.cfg.Ping)) {
 		s.pingNow = false
 		s.pings++
@@ -116,12 +121,6 @@ func raise(heads crdt.Heads, ranges []crdt.Range) {
 	for _, r := range ranges {
 		heads[r.Origin] = max(heads[r.Origin], r.To)
 	}
-}
-
-func headsOf(ranges []crdt.Range) crdt.Heads {
-	h := crdt.Heads{}
-	raise(h, ranges)
-	return h
 }
 
 // frames cuts a delta into frames that a peer takes.
@@ -158,7 +157,11 @@ func (s *stream) announce(b []byte, now time.Time, soon *schedule) []byte {
 	if s.saidVersion == s.m.version {
 		return b
 	}
-	if at := s.saidAt.Add(s.m.cfg.Ack); at.After(now) {
+	pace := s.m.cfg.Ack
+	if s.class == classLine {
+		pace = s.m.cfg.AntiEntropy // its neighbours tell it sooner
+	}
+	if at := s.saidAt.Add(pace); at.After(now) {
 		soon.by(at)
 		return b
 	}

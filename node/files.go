@@ -104,8 +104,8 @@ type lifeFile struct {
 }
 
 // openLife finds the name of this POP: the one asked for, else the one kept
-// beside the database, else a new one. It writes nothing.
-func openLife(cfg *config.Config) (*life, error) {
+// beside the database, else a new one. Now is this machine's clock. It writes nothing.
+func openLife(cfg *config.Config, now time.Time) (*life, error) {
 	l := &life{path: cfg.DBPath + ".node"}
 	var f lifeFile
 	switch body, err := os.ReadFile(l.path); {
@@ -119,7 +119,7 @@ func openLife(cfg *config.Config) (*life, error) {
 	}
 	l.Life = sqlite.Life{Node: f.Node, Epoch: f.Epoch, Nonce: f.Nonce, Clean: f.Clean, Dirty: f.Dirty}
 	l.made = f.Made
-	l.incarnation = max(uint64(time.Now().UnixNano()), f.Incarnation+1)
+	l.incarnation = max(uint64(now.UnixNano()), f.Incarnation+1)
 	switch {
 	case cfg.NodeID != "":
 		l.kept = l.kept && f.Node == cfg.NodeID && !f.Made

@@ -70,6 +70,7 @@ type replication struct {
 	local     []crdt.Refusal         // rows that no other POP would take, as last logged; tidy's
 	damaged   []crdt.Key             // records that the last check could not read; tidy's
 	unsentWhy atomic.Pointer[string] // empty: what was written here is sent
+	unwritten atomic.Bool            // and that is for the disk's sake
 	routed    chan struct{}          // closed once all that one peer knew is in the routing picture
 	taken     chan string            // size 1: where another live POP has our name
 	retag     chan struct{}          // size 1: the tags name other keys than are accepted
@@ -94,7 +95,7 @@ func newReplication(ctx context.Context, n *Node, p *part, before *replication) 
 	}
 	var random [4]byte
 	rand.Read(random[:])
-	m.nonce = fmt.Sprintf("%016x%x", time.Now().UnixNano(), random) // of two lives the later has the greater
+	m.nonce = fmt.Sprintf("%016x%x", n.life.incarnation+uint64(time.Since(n.started)), random) // of two lives the later has the greater
 
 	key, made, err := identity.LoadNode(cfg.DBPath + ".key")
 	if err != nil {
@@ -121,9 +122,11 @@ func newReplication(ctx context.Context, n *Node, p *part, before *replication) 
 	}
 	m.streams, err = gossip.New(gossip.Config{
 		Node: m.node, Nonce: m.nonce, Credentials: m.creds, Store: m.store, Via: m.via,
+		Tables:  m.store.Tables,
 		Keyring: func() []byte { return m.creds.Keyring().Encode() }, MergeKeyring: m.mergeKeys,
 		Admit: m.pins.admit, Applied: m.applied, Conflict: m.nameTaken,
 		WholeLoad: m.wholeLoad, TookLoad: m.tookLoad, TookNote: tookNote, Now: m.clock, LoadSeq: loadSeq,
+		FanoutLimit: cfg.FanoutLimit, Life: n.life.incarnation,
 	}, log)
 	return m, err
 }
@@ -136,7 +139,7 @@ func (m *replication) replicate(ctx context.Context, life *life, p *part) error 
 		}
 		return life.save(next)
 	}
-	begun, err := m.store.Replicate(ctx, sqlite.Replication{Life: life.Life, Save: save, Now: m.now, Untimed: m.untimed})
+	begun, err := m.store.Replicate(ctx, sqlite.Replication{Life: life.Life, Save: save, Now: m.now, Span: m.span, Heard: m.heard, Untimed: m.untimed})
 	if err != nil {
 		return err
 	}
@@ -156,7 +159,7 @@ func (m *replication) untimed() bool {
 	if m.timed.Load() {
 		return false
 	}
-	if m.expectsPeers() && (m.streams == nil || !m.streams.ClockKnown()) {
+	if m.expectsPeers() && !m.heard() {
 		return true
 	}
 	m.timed.Store(true)
@@ -165,12 +168,22 @@ func (m *replication) untimed() bool {
 
 // now is mesh time in milliseconds since 1970.
 func (m *replication) now() int64 {
-	offset := time.Duration(0)
-	if m.streams != nil {
-		offset = m.streams.Offset()
+	if m.streams == nil {
+		return m.clock().UnixMilli()
 	}
-	return m.clock().Add(offset).UnixMilli()
+	return m.streams.Time().Mesh.UnixMilli()
 }
+
+// span is how many milliseconds later than that others may rightly think it is.
+func (m *replication) span() int64 {
+	if m.streams == nil {
+		return 0
+	}
+	return m.streams.Time().Span.Milliseconds()
+}
+
+// heard says whether mesh time rests on any clock but ours.
+func (m *replication) heard() bool { return m.streams != nil && m.streams.ClockKnown() }
 
 // run takes part in the mesh until ctx ends. A part that cannot go on does not
 // end the others, nor the proxy: it serves with what it knows.
@@ -219,7 +232,7 @@ func (m *replication) follow(ctx context.Context) {
 		if err := m.roster.update(members, time.Now()); err != nil {
 			m.log.Error().Err(err).Msg("the POPs known cannot be kept")
 		}
-		m.streams.SetPeers(m.roster.list())
+		m.streams.SetPeers(asSeen(m.roster.list(), members))
 		m.picture.setMembers(positionsOf(members))
 		m.vigil.setMembers(others(members))
 		for _, member := range members {
@@ -243,6 +256,24 @@ func (m *replication) follow(ctx context.Context) {
 		case <-time.After(10 * time.Second):
 		}
 	}
+}
+
+// asSeen says how far the peers are and who does not answer, as far as
+// membership knows.
+func asSeen(peers []gossip.Peer, members []membership.Member) []gossip.Peer {
+	seen := make(map[string]membership.Member, len(members))
+	for _, m := range members {
+		seen[m.Name] = m
+	}
+	for i := range peers {
+		p := &peers[i]
+		m := seen[p.Node]
+		p.Down = m.Status == membership.StatusFailed
+		if m.HasRTT {
+			p.RTT = m.RTT
+		}
+	}
+	return peers
 }
 
 // fold seals what was written here and sends it. The result says whether
@@ -273,6 +304,7 @@ func (m *replication) unsent(ctx context.Context, err error) {
 	if err != nil {
 		text = "changes made here are kept, but not sent yet: " + err.Error()
 	}
+	m.unwritten.Store(err != nil && !errors.Is(err, sqlite.ErrUntimed))
 	switch old := m.unsentWhy.Swap(&text); {
 	case text == "" && (old == nil || *old == ""), old != nil && *old == text:
 	case text == "":
@@ -293,9 +325,21 @@ func (m *replication) applied(_ string, a crdt.Applied) {
 	}
 }
 
-// notReady says what the POP waits for before it should get traffic: the
-// first exchange with any other, for a while.
-func (m *replication) notReady() []string {
+// notReady says what keeps the POP from being as good as any other: its disk,
+// which takes no records, so that it falls behind, and at first the exchange
+// that it waits for.
+func (m *replication) notReady() (reasons []string) {
+	if why := m.streams.Unable(); why != "" {
+		reasons = append(reasons, "what other POPs write is not stored: "+why)
+	}
+	if why := m.unsentWhy.Load(); why != nil && m.unwritten.Load() {
+		reasons = append(reasons, *why)
+	}
+	return append(reasons, m.waiting()...)
+}
+
+// waiting is for the first exchange with any other, for a while.
+func (m *replication) waiting() []string {
 	if !m.expectsPeers() {
 		return nil
 	}

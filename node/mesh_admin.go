@@ -93,15 +93,9 @@ func (n *Node) Forget(ctx context.Context, name string) error {
 	return nil
 }
 
-// refused says that a live member is kept out: it is on no stream.
-func (m *replication) refused(name string) bool {
-	for _, p := range m.streams.Peers() {
-		if p.Node == name {
-			return !p.Connected
-		}
-	}
-	return true
-}
+// refused says that a live member is kept out: it is on no stream, and no
+// neighbour passes on what it says.
+func (m *replication) refused(name string) bool { return !m.streams.Heard(name) }
 
 // Leave implements api.Mesh.
 func (n *Node) Leave(ctx context.Context) error {

@@ -100,7 +100,7 @@ func (m *replication) mended(what string) {
 
 // collect forgets the deletes that everybody on the roster has seen.
 func (m *replication) collect(ctx context.Context) {
-	confirmed, ok := m.streams.Confirmed(m.roster.names())
+	confirmed, ok := m.streams.Confirmed(ctx, m.roster.names())
 	if !ok {
 		return
 	}

@@ -198,7 +198,7 @@ func (n *Node) start(ctx context.Context) (err error) {
 	if n.lock, unlocked = takeLock(cfg.DBPath); errors.Is(unlocked, errLockHeld) {
 		return unlocked
 	}
-	if n.life, err = openLife(cfg); err != nil {
+	if n.life, err = openLife(cfg, n.opts.Now()); err != nil {
 		return err
 	}
 	p := &part{}

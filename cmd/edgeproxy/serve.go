@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -92,8 +93,9 @@ func serveOnce(ctx context.Context, cfg *config.Config, opts node.Options, load 
 }
 
 // skewVariable is for cluster-tests only: how far the clock by which changes
-// are stamped is off. What fakes the time of other programs does not reach a Go
-// program. It is no setting, and the log says that it is on.
+// are stamped is off, or @ and a file that says so at any moment. What fakes the
+// time of other programs does not reach a Go program. It is no setting, and the
+// log says that it is on.
 const skewVariable = "CLUSTERTESTS_SKEW"
 
 // clock is nil but in such a test.
@@ -102,12 +104,29 @@ func (c *cli) clock(log zerolog.Logger) (func() time.Time, error) {
 	if text == "" {
 		return nil, nil
 	}
-	skew, err := time.ParseDuration(text)
+	file, changes := strings.CutPrefix(text, "@")
+	skewOf := func() (time.Duration, error) { return time.ParseDuration(text) }
+	if changes {
+		skewOf = func() (time.Duration, error) {
+			body, err := os.ReadFile(file)
+			if err != nil {
+				return 0, err
+			}
+			return time.ParseDuration(string(body))
+		}
+	}
+	skew, err := skewOf()
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", skewVariable, err)
 	}
 	log.Warn().Dur("skew_ms", skew).Msg("this POP's clock is wrong on purpose: " + skewVariable + " is set, for tests only")
-	return func() time.Time { return time.Now().Add(skew) }, nil
+	if !changes {
+		return func() time.Time { return time.Now().Add(skew) }, nil
+	}
+	return func() time.Time {
+		skew, _ := skewOf() // the test sees to it that there is one
+		return time.Now().Add(skew)
+	}, nil
 }
 
 // signals does to a running node what the operator's signals ask for.

@@ -11,11 +11,18 @@ import (
 
 // admit says what is wrong with a record that is not taken. It depends on the
 // schema and on nothing that an operator sets.
-func (b *batch) admit(rec crdt.Record) error {
-	if b.table(rec.Table) == nil {
-		return fmt.Errorf("there is no table %q here", rec.Table)
+// Of a table that is not known here only what the sender declared is taken.
+func (b *batch) admit(rec crdt.Record, declared bool) error {
+	var id crdt.Value
+	var err error
+	switch {
+	case b.table(rec.Table) != nil:
+		id, err = idOf(rec.Key)
+	case declared:
+		err = b.roomFor(rec)
+	default:
+		err = fmt.Errorf("there is no table %q here", rec.Table)
 	}
-	id, err := idOf(rec.Key)
 	if err != nil {
 		return err
 	}

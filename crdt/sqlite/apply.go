@@ -39,11 +39,12 @@ func (s *Store) Apply(ctx context.Context, peer string, d crdt.Delta) (a crdt.Ap
 			}
 			begin := time.Now()
 			p.suspects.begin(chunk)
-			err := s.mergeLocked(ctx, part, merging{peer: peer, limit: p.limit(), within: p.limit(), repair: d.Repair}, &a)
+			err := s.mergeLocked(ctx, part, merging{peer: peer, limit: p.limit(), within: p.limit(), declared: d.Declared, repair: d.Repair}, &a)
 			p.suspects.done(chunk) // an error is no crash
 			if err != nil {
 				return err
 			}
+			s.listTablesLocked()
 			p.adapt(len(chunk), time.Since(begin))
 			rest = rest[len(chunk):]
 			return nil
@@ -55,12 +56,23 @@ func (s *Store) Apply(ctx context.Context, peer string, d crdt.Delta) (a crdt.Ap
 	return a, nil
 }
 
+// bound is up to when stamps are merged into a row. One that has a stamp beyond
+// the limit, since mesh time went back or somebody released it, is written on
+// by all who have it so.
+func bound(limit crdt.Time, row crdt.Record) crdt.Time {
+	if t := latest(row); t > limit {
+		return max(limit, crdt.At(t.Milli()+tooFar))
+	}
+	return limit
+}
+
 // merging says how records are merged.
 type merging struct {
-	peer   string
-	limit  crdt.Time // what is later is held
-	within crdt.Time // what is later carries no clock along
-	repair bool      // also what was known here and is gone
+	peer     string
+	limit    crdt.Time       // what is later is held
+	within   crdt.Time       // what is later carries no clock along
+	declared map[string]bool // tables that the peer says it has
+	repair   bool            // also what was known here and is gone
 	// The records come from the quarantine, and leave it.
 	release bool
 }
@@ -162,23 +174,25 @@ func (b *batch) merge(records []crdt.Record, how merging, a *crdt.Applied) error
 	keys := make([]crdt.Key, 0, len(records))
 	var held []crdt.Record
 	for _, rec := range records {
-		if err := b.admit(rec); err != nil {
+		if err := b.admit(rec, how.release || how.declared[rec.Table]); err != nil {
 			a.Refused = append(a.Refused, crdt.Refusal{Key: rec.Key, Err: err})
 			continue
 		}
-		now, ahead := split(rec, how.limit)
-		if ahead.Key != (crdt.Key{}) {
-			held = append(held, ahead)
-		}
-		if now.Key != (crdt.Key{}) {
-			taken = append(taken, now)
-			keys = append(keys, now.Key)
-		}
+		taken = append(taken, rec)
+		keys = append(keys, rec.Key)
 	}
 	known, err := b.get(keys)
 	if err != nil {
 		return err
 	}
+	for i, rec := range taken {
+		now, ahead := split(rec, bound(how.limit, known[rec.Key]))
+		if ahead.Key != (crdt.Key{}) {
+			held = append(held, ahead)
+		}
+		taken[i] = now
+	}
+	taken = slices.DeleteFunc(taken, func(rec crdt.Record) bool { return rec.Key == (crdt.Key{}) })
 	first := make(map[crdt.Key]int, len(taken)) // of keys that come twice
 	puts := make([]change, 0, len(taken))
 	for _, rec := range taken {

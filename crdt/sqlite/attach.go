@@ -17,7 +17,7 @@ func (s *Store) attachLocked(ctx context.Context, p *replica) error {
 		return s.explain("read", err)
 	}
 	// A commit of ours of which we do not know may have been the last.
-	if p.started && !p.outrun && k.found && k.nonce == p.Life.Nonce && (k.version == p.version || k.version == p.version+1) {
+	if p.started && !p.outrun && !p.ahead && k.found && k.nonce == p.Life.Nonce && (k.version == p.version || k.version == p.version+1) {
 		if p.doubt || k.version != p.version {
 			if err := p.load(ctx, s.writer); err != nil {
 				return s.explain("read", err)
@@ -67,6 +67,11 @@ func (s *Store) attachLocked(ctx context.Context, p *replica) error {
 		if err := b.install(begun, k.found, first); err != nil {
 			return err
 		}
+		if p.ahead {
+			if err := b.correct(); err != nil {
+				return err
+			}
+		}
 		return b.end()
 	})
 	if err != nil {
@@ -84,11 +89,12 @@ func (s *Store) attachLocked(ctx context.Context, p *replica) error {
 	}
 	p.version++
 	begun.Origin = p.self
-	p.told, p.begun, p.carried, p.outrun = told, begun, nil, false
+	p.told, p.begun, p.carried, p.outrun, p.ahead = told, begun, nil, false, false
 	if err := p.load(ctx, s.writer); err != nil {
 		return s.explain("read", err)
 	}
 	p.attached, p.doubt = true, false
+	s.listTablesLocked()
 	return nil
 }
 
@@ -170,7 +176,8 @@ func (b *batch) install(begun *Begun, written, first bool) error {
 			// the file that was put in the place of the old one is all there is.
 			err = b.reconcile(t, before, !b.alone(), begun)
 		case !intact:
-			err = b.reconcile(t, before, false, begun)
+			// Of a table that is new here the mesh has had rows before.
+			err = b.reconcile(t, before, !known, begun)
 		}
 		if err != nil {
 			return err

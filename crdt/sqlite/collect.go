@@ -75,7 +75,8 @@ func covered(heads crdt.Heads, rec crdt.Record) bool {
 }
 
 // forgetLocked removes rows and their records, where they are still as still
-// says. A row with captured changes stays.
+// says. A row with captured changes stays, and one of which something waits in
+// the quarantine, which would bring it back.
 func (s *Store) forgetLocked(ctx context.Context, gone []crdt.Record, raise bool, still func(crdt.Record) bool, n *int) error {
 	return s.commitLocked(ctx, false, func(b *batch) error {
 		*n = 0
@@ -92,6 +93,13 @@ func (s *Store) forgetLocked(ctx context.Context, gone []crdt.Record, raise bool
 		}
 		for key, rec := range now {
 			if !still(rec) {
+				continue
+			}
+			waits, err := b.waits(key)
+			if err != nil {
+				return err
+			}
+			if waits {
 				continue
 			}
 			*n++

@@ -66,3 +66,31 @@ func TestForgottenStaysForgotten(t *testing.T) {
 	}
 	agree(t, a, c)
 }
+
+// TestForgottenNotWhileHeld: a later write in quarantine brings a deleted row
+// back when its time has come, all of it, so that it is not forgotten before.
+func TestForgottenNotWhileHeld(t *testing.T) {
+	a, b := newPop(t, newPath(t), "sa"), newPop(t, newPath(t), "us")
+	raw(t, a.path, "INSERT INTO backends VALUES ('x','app','sa','10.0.0.1',1,1,7,1,1,0)")
+	a.fold()
+	b.pull(a, 1000)
+	ahead := wall() + 60_000
+	b.now = func() int64 { return ahead }
+	raw(t, b.path, "UPDATE backends SET weight = 9")
+	b.fold()
+	if got := a.pull(b, 1000); got.Held != 1 {
+		t.Fatalf("%+v", got)
+	}
+	raw(t, a.path, "DELETE FROM backends")
+	a.fold()
+	b.pull(a, 1000)
+	if n := must(a.Collect(t.Context(), must(a.Heads(t.Context())))); n != 0 {
+		t.Errorf("collected %d", n)
+	}
+	a.now = b.now
+	must(a.Release(t.Context()))
+	agree(t, a, b)
+	if got := cell(t, a.path, "SELECT weight || ' ' || port FROM backends"); got != "9 1" {
+		t.Errorf("weight, port: %s", got)
+	}
+}

@@ -12,8 +12,13 @@ import (
 // sent. It does so for a bounded number of rows; the delta is empty when there
 // is no more. What Apply or Replicate sealed on their way comes out here too.
 // While mesh time is not known the error is ErrUntimed where there is something to seal.
+// Before any other POP was heard the delta is marked as Alone.
 func (s *Store) Fold(ctx context.Context) (d crdt.Delta, err error) {
 	err = s.replicating(ctx, func(p *replica) error {
+		alone := p.lonely() && !p.Heard() // asked first: else there is nothing to correct below
+		if err := s.correctLocked(); err != nil {
+			return err
+		}
 		if p.told == p.seq() {
 			if p.untimed() {
 				if yes, err := s.pendingLocked(ctx); err != nil || !yes {
@@ -34,6 +39,7 @@ func (s *Store) Fold(ctx context.Context) (d crdt.Delta, err error) {
 			return s.explain("read", err)
 		}
 		d, p.told = part.delta, part.delta.Ranges[0].To
+		d.Alone = alone
 		return nil
 	})
 	return d, err
@@ -42,6 +48,9 @@ func (s *Store) Fold(ctx context.Context) (d crdt.Delta, err error) {
 // sealLocked seals some of what was captured and says how many changes it took.
 func (s *Store) sealLocked(ctx context.Context) (taken int, err error) {
 	p := s.replica
+	if err := s.correctLocked(); err != nil {
+		return 0, err
+	}
 	if yes, err := s.pendingLocked(ctx); err != nil || !yes {
 		return 0, err
 	}

@@ -46,11 +46,14 @@ func (p *replica) load(ctx context.Context, c *conn) error {
 	if err != nil {
 		return err
 	}
-	p.sum, p.rows, p.dead, p.states = crdt.Sum{}, 0, 0, nil
+	p.sum, p.rows, p.dead, p.states, p.foreign = crdt.Sum{}, 0, 0, nil, map[string]int{}
 	err = p.scan(ctx, c, "", func(rec crdt.Record, err error) error {
 		if err == nil {
 			sum, live, dead := tally(rec)
 			p.sum, p.rows, p.dead = p.sum.Plus(sum), p.rows+live, p.dead+dead
+			if p.isForeign(rec.Table) {
+				p.foreign[rec.Table] += p.foreignSize(rec)
+			}
 		}
 		return nil
 	})

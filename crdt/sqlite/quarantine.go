@@ -88,6 +88,15 @@ func (b *batch) unhold(rec crdt.Record) error {
 	return b.c.exec(b.ctx, "DELETE FROM crdt_quarantine WHERE tbl = ? AND pk = ?", tbl, []byte(rec.PK))
 }
 
+// waits says whether something of the row is in the quarantine.
+func (b *batch) waits(key crdt.Key) (bool, error) {
+	if b.held == 0 {
+		return false, nil
+	}
+	var n int64
+	return b.c.one(b.ctx, []any{&n}, "SELECT 1 FROM crdt_quarantine WHERE tbl = ? AND pk = ?", b.ids[key.Table], []byte(key.PK))
+}
+
 func (b *batch) heldRecords(condition string, args ...any) ([]heldRecord, error) {
 	return b.readHeld(b.ctx, b.c, condition, args...)
 }

@@ -24,6 +24,8 @@ type replica struct {
 	doubt    bool   // what follows may not be what is in the file
 	begun    *Begun // what the caller has not been told
 	outrun   bool   // a peer has writes of ours that the file lacks
+	met      bool   // another POP was heard since Replicate
+	ahead    bool   // what we wrote alone is to be stamped anew
 	carried  *carried
 
 	names
@@ -35,6 +37,8 @@ type replica struct {
 	horizon   crdt.Heads
 	headBytes int    // of heads, at most; 0: to be summed up
 	told      uint64 // our latest write that Fold has returned
+
+	foreign map[string]int // bytes of records by table, of those that are not ours
 
 	sum              crdt.Sum
 	rows, dead, held int
@@ -71,7 +75,15 @@ func (p *replica) table(name string) *tracked {
 }
 
 // limit is the latest time that is merged now.
-func (p *replica) limit() crdt.Time { return crdt.At(p.Now() + tooFar) }
+func (p *replica) limit() crdt.Time {
+	if p.Span == nil {
+		return p.limitBeside()
+	}
+	return crdt.At(p.Now() + tooFar + p.Span())
+}
+
+// limitBeside is so for those who take no part of Span: POPs that come later.
+func (p *replica) limitBeside() crdt.Time { return crdt.At(p.Now() + tooFar) }
 
 var (
 	errNotReplica = errors.New("the store does not replicate: call Replicate first")
@@ -146,16 +158,17 @@ func (s *Store) whileOpen(ctx context.Context, fn func(p *replica) error) (open 
 // batch is one transaction over records.
 type batch struct {
 	*replica
-	ctx      context.Context
-	c        *conn
-	puts     []change
-	sum      crdt.Sum
-	rows     int
-	dead     int
-	moved    map[crdt.Origin]bool // heads and horizons to be written
-	hadUnfit bool
-	damaged  map[crdt.Key]bool // records that get could not read
-	mended   bool              // one of them was written anew
+	ctx        context.Context
+	c          *conn
+	puts       []change
+	sum        crdt.Sum
+	rows       int
+	dead       int
+	moved      map[crdt.Origin]bool // heads and horizons to be written
+	hadUnfit   bool
+	damaged    map[crdt.Key]bool // records that get could not read
+	foreignNow map[string]int    // what it adds to foreign
+	mended     bool              // one of them was written anew
 }
 
 // commitLocked runs fn in one transaction with the triggers silent. A durable
@@ -187,6 +200,9 @@ func (s *Store) commitLocked(ctx context.Context, durable bool, fn func(b *batch
 		return err
 	}
 	p.version++
+	for table, bytes := range b.foreignNow {
+		p.foreign[table] += bytes
+	}
 	p.sum, p.rows, p.dead = p.sum.Plus(b.sum), p.rows+b.rows, p.dead+b.dead
 	if b.mended { // its values may have been in the sums
 		p.attached, p.doubt = false, true

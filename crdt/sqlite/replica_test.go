@@ -18,6 +18,8 @@ type pop struct {
 	now  func() int64
 
 	untimed func() bool
+	heard   func() bool
+	span    func() int64
 }
 
 func wall() int64 { return time.Now().UnixMilli() }
@@ -36,7 +38,7 @@ func (p *pop) begin() Begun {
 	begun, err := p.Replicate(p.t.Context(), Replication{
 		Life: p.life,
 		Save: func(l Life) error { p.life = l; return nil },
-		Now:  func() int64 { return p.now() }, Untimed: p.untimed,
+		Now:  func() int64 { return p.now() }, Untimed: p.untimed, Heard: p.heard, Span: p.span,
 	})
 	if err != nil {
 		p.t.Fatal(err)
@@ -70,6 +72,10 @@ func (p *pop) pull(from *pop, limit int) (a crdt.Applied) {
 		var d crdt.Delta
 		if d, more, err = from.Since(p.t.Context(), heads, limit); err != nil {
 			p.t.Fatal(err)
+		}
+		d.Declared = map[string]bool{}
+		for _, table := range from.Tables() {
+			d.Declared[table] = true
 		}
 		got, err := p.Apply(p.t.Context(), from.life.Node, d)
 		if err != nil {

@@ -27,6 +27,8 @@ type Replication struct {
 	Life    Life
 	Save    func(Life) error // has it on the disk when it returns; must not call the Store
 	Now     func() int64     // mesh time, in milliseconds since 1970
+	Span    func() int64     // may be nil; how many milliseconds later than Now it may be as well
+	Heard   func() bool      // may be nil; whether Now rests on another POP's clock too
 	Untimed func() bool      // may be nil; true while Now is not to be trusted yet: Replicate, Fold and End then seal nothing
 }
 
@@ -186,12 +188,17 @@ func readControl(ctx context.Context, c *conn) (k control, err error) {
 	return k, err
 }
 
+// wildSecond is in 2096: a clock that is beyond it leaves room for no epochs.
+const wildSecond = 4_000_000_000
+
 // life decides in which life the file goes on, and says why in a new one.
 func (p *replica) life(k control) (life Life, why string) {
 	life = p.Life
 	switch {
 	case p.outrun:
 		why = "a peer has writes of this POP that the file lacks"
+	case p.ahead:
+		why = "what this POP wrote alone, by a clock that ran ahead, is stamped anew"
 	case !k.found && p.carried != nil:
 	case !k.found && life.Epoch == 0:
 		why = "first start"
@@ -209,7 +216,9 @@ func (p *replica) life(k control) (life Life, why string) {
 		if k.node == life.Node {
 			life.Epoch = max(life.Epoch, uint32(k.epoch)+1)
 		}
-		life.Epoch = max(life.Epoch, uint32(p.Now()/1000)) // above all that were forgotten
+		if now := p.Now() / 1000; now > 0 && now < wildSecond {
+			life.Epoch = max(life.Epoch, uint32(now)) // above all that were forgotten
+		}
 	}
 	life.Nonce, life.Clean, life.Dirty = rand.Text(), false, false
 	return life, why

@@ -20,6 +20,7 @@ type change struct {
 func (b *batch) put(w change) {
 	w.main, w.live = newest(w.now)
 	b.puts = append(b.puts, w)
+	b.noteForeign(w)
 	b.mended = b.mended || b.damaged[w.now.Key]
 	sum, live, dead := tally(w.old)
 	b.sum, b.rows, b.dead = b.sum.Minus(sum), b.rows-live, b.dead-dead

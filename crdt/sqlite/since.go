@@ -33,6 +33,9 @@ func (s *Store) Horizon(ctx context.Context) (horizon crdt.Heads, err error) {
 // bytes of it, and whether there is more once it has that.
 func (s *Store) Since(ctx context.Context, have crdt.Heads, limit int) (d crdt.Delta, more bool, err error) {
 	err = s.replicating(ctx, func(p *replica) error {
+		if err := s.correctLocked(); err != nil {
+			return err
+		}
 		part := &part{limit: limit, sent: map[sentKey]bool{}}
 		missing := have.Missing(p.heads)
 		// Of whom little is missing first: who writes without end, or has written

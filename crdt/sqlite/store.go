@@ -41,6 +41,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/edgeproxy/edgeproxy/internal/progress"
@@ -69,6 +70,8 @@ type Store struct {
 	foldBy   time.Time
 	shown    shown  // the telemetry that writer's file holds
 	lostLog  string // what of the log could not be read when the store was opened
+
+	listed atomic.Pointer[[]string] // for Tables
 
 	writeMu sync.Mutex // taken after mu where both are
 	writer  *conn      // nil where reader is

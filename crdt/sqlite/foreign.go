@@ -1,0 +1,97 @@
+package sqlite
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/edgeproxy/edgeproxy/crdt"
+)
+
+// Foreign rows are of tables that a newer edgeproxy declared and this one does
+// not know. They have records and no table in which they are seen; like all
+// records they merge, are passed on, repaired and deleted. When this POP is
+// upgraded, its table shows them.
+
+// Limits of what is kept for others. What is beyond is refused by name; who
+// knows the table brings it once this POP does.
+const (
+	maxForeign       = 32 << 20 // bytes
+	maxForeignTables = 64
+)
+
+// isForeign says whether rows of the table are kept for others only.
+func (p *replica) isForeign(table string) bool { return p.table(table) == nil }
+
+// foreignSize is what a record counts among the foreign ones, 0 for none.
+func (p *replica) foreignSize(rec crdt.Record) int {
+	if rec.Key == (crdt.Key{}) || !p.isForeign(rec.Table) {
+		return 0
+	}
+	return rec.Size()
+}
+
+// roomFor says why there is no room for a foreign record.
+func (b *batch) roomFor(rec crdt.Record) error {
+	if columns, err := rec.Key.Columns(); err != nil || len(columns) == 0 || slices.Contains(columns, crdt.Value{}) {
+		return errors.New("its primary key is none")
+	}
+	used := b.foreignBytes()
+	switch _, known := b.foreign[rec.Table]; {
+	case !known && len(b.foreign)+len(b.foreignNow) >= maxForeignTables:
+		return fmt.Errorf("there is no table %q here, and rows of %d others are kept for newer POPs already", rec.Table, maxForeignTables)
+	case used+rec.Size() > maxForeign:
+		return fmt.Errorf("there is no table %q here, and %d MiB are kept for newer POPs already", rec.Table, maxForeign>>20)
+	}
+	return nil
+}
+
+// foreignBytes are those of the file and of what the batch adds.
+func (b *batch) foreignBytes() (n int) {
+	for _, bytes := range b.foreign {
+		n += bytes
+	}
+	for _, bytes := range b.foreignNow {
+		n += bytes
+	}
+	return n
+}
+
+// noteForeign counts a change.
+func (b *batch) noteForeign(w change) {
+	table := w.now.Table
+	if !b.isForeign(table) {
+		return
+	}
+	if b.foreignNow == nil {
+		b.foreignNow = map[string]int{}
+	}
+	b.foreignNow[table] -= b.foreignSize(w.old)
+	if !w.forget {
+		b.foreignNow[table] += b.foreignSize(w.now)
+	}
+}
+
+// Tables are those of which records may come from here: ours, and those whose
+// rows are kept for others. It does not wait for the disk.
+func (s *Store) Tables() []string {
+	if list := s.listed.Load(); list != nil {
+		return *list
+	}
+	return nil
+}
+
+// listTablesLocked brings Tables up to date.
+func (s *Store) listTablesLocked() {
+	var list []string
+	if s.replica != nil {
+		for _, t := range s.replica.tables {
+			list = append(list, t.Name)
+		}
+		list = append(list, slices.Sorted(maps.Keys(s.replica.foreign))...)
+	}
+	if old := s.listed.Load(); old == nil || !slices.Equal(*old, list) {
+		s.listed.Store(&list)
+	}
+}
