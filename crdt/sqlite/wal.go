@@ -14,6 +14,8 @@ import (
 const (
 	walHeader   = 32
 	frameHeader = 24
+	leastPage   = 512
+	mostPage    = 65536
 	walMagic    = 0x377f0682 // and 1: checksums of big-endian words
 )
 
@@ -74,7 +76,7 @@ func newWalSum(header [walHeader]byte) (w *walSum, sound bool) {
 		w.order = binary.BigEndian
 	}
 	w.add(header[:24])
-	return w, magic&^1 == walMagic && w.is(header[24:])
+	return w, magic&^1 == walMagic && w.is(header[24:]) && w.page >= leastPage && w.page <= mostPage
 }
 
 func (w *walSum) add(b []byte) {
