@@ -1,4 +1,4 @@
-package node_test
+package node
 
 import (
 	"context"
@@ -10,7 +10,6 @@ import (
 
 	"github.com/edgeproxy/edgeproxy/api"
 	"github.com/edgeproxy/edgeproxy/config"
-	"github.com/edgeproxy/edgeproxy/node"
 	"github.com/rs/zerolog"
 	"go.uber.org/goleak"
 )
@@ -21,17 +20,24 @@ func TestMain(m *testing.M) {
 }
 
 // start runs a POP on free ports until the test ends.
-func start(t *testing.T, env ...string) *node.Node {
+func start(t *testing.T, env ...string) *Node {
 	t.Helper()
-	env = append([]string{
-		"EDGEPROXY_DB_PATH=" + filepath.Join(t.TempDir(), "routing.db"),
+	return startWith(t, usualPatience, env...)
+}
+
+// startWith runs a POP on free ports of loopback until the test ends.
+func startWith(t *testing.T, p patience, env ...string) *Node {
+	t.Helper()
+	cfg, _, err := config.Load(nil, append([]string{
+		"EDGEPROXY_DB_PATH=" + filepath.Join(t.TempDir(), "routing.db"), "EDGEPROXY_HEALTH_CHECK=off",
 		"EDGEPROXY_LISTEN_ADDR=127.0.0.1:0", "EDGEPROXY_API_ADDR=127.0.0.1:0",
-	}, env...)
-	cfg, _, err := config.Load(nil, env, nil)
+		"EDGEPROXY_GOSSIP_ADDR=127.0.0.1:0", "EDGEPROXY_SYNC_ADDR=127.0.0.1:0",
+	}, env...), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := node.New(cfg, node.Options{Version: "test"}, zerolog.New(zerolog.NewTestWriter(t)))
+	n := New(cfg, Options{Version: "test"}, zerolog.New(zerolog.NewTestWriter(t)))
+	n.patience = p
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- n.Run(ctx) }()
