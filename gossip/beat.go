@@ -36,7 +36,7 @@ type voice struct {
 	beat             // the last one, its load all that it has said; the counts are nobody else's
 	at     time.Time // when it was made, by our clock
 	heard  time.Time
-	offset time.Duration // its raw clock minus ours
+	offset time.Duration // its clock minus ours
 	timed  bool
 	sought time.Time // when it was last asked for
 	pause  time.Duration

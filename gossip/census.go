@@ -97,11 +97,23 @@ func (m *Mesh) countedLocked(node string, heads crdt.Heads) bool {
 // Confirmed is up to where every node of the roster, and every connected one,
 // has acknowledged the writes of each origin, this POP included: what may be forgotten. False: one
 // of them was never heard of since this POP started, or has not taken part in
-// the last census yet. What they sent before they did so is applied: it may be
-// an earlier state of what is forgotten then.
+// the last census yet. What they sent on their own streams before they did so is
+// applied: it may be an earlier state of what is forgotten then.
 func (m *Mesh) Confirmed(ctx context.Context, roster []string) (crdt.Heads, bool) {
 	heads, ok := m.confirmed(roster)
 	return heads, ok && m.applier.settle(ctx)
+}
+
+// Known is up to where anybody is known to have each origin's writes.
+func (m *Mesh) Known() crdt.Heads {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	all := m.own.Clone()
+	all.Raise(m.census.heads)
+	for _, p := range m.peers {
+		all.Raise(p.heads)
+	}
+	return all
 }
 
 func (m *Mesh) confirmed(roster []string) (crdt.Heads, bool) {

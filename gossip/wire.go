@@ -180,7 +180,7 @@ func decodeDelta(b []byte) (f deltaFrame, err error) {
 	return f, err
 }
 
-// pongFrame answers the ping of that number with the raw clock, in µs.
+// pongFrame answers the ping of that number with the clock that mesh time is made of, in µs.
 type pongFrame struct {
 	id    uint64
 	clock int64
@@ -242,7 +242,7 @@ func decodeBye(b []byte) (f byeFrame, err error) {
 	return f, r.end("bye")
 }
 
-// clockOf is a raw clock reading in µs, within what a frame may carry.
+// clockOf is a reading of it in µs, within what a frame may carry.
 func clockOf(micro int64) int64 { return min(max(micro, -maxClock), maxClock) }
 
 const minHead = 4 // bytes of an origin's head: name of one letter, epoch, head

@@ -103,6 +103,7 @@ func (s *stream) takeControl(now time.Time) (b []byte) {
 // else that speaks of heads comes between records and their ranges.
 func (s *stream) flush(ctx context.Context, b []byte) error {
 	d := s.queue.take()
+	b = s.declare(b) // what the records are of, which may be new since
 	err := s.m.frames(deltaFrame{delta: d}, func(frame []byte) error {
 		b = append(b, frame...)
 		err := s.push(ctx, b)

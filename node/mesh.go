@@ -69,6 +69,7 @@ type replication struct {
 	repairs   repairLog
 	local     []crdt.Refusal         // rows that no other POP would take, as last logged; tidy's
 	damaged   []crdt.Key             // records that the last check could not read; tidy's
+	agreed    agreement              // of deletes that may be forgotten next; tidy's
 	unsentWhy atomic.Pointer[string] // empty: what was written here is sent
 	unwritten atomic.Bool            // and that is for the disk's sake
 	routed    chan struct{}          // closed once all that one peer knew is in the routing picture

@@ -98,13 +98,41 @@ func (m *replication) mended(what string) {
 	m.repairs.add(what)
 }
 
-// collect forgets the deletes that everybody on the roster has seen.
+// agreement is what everybody has confirmed, and up to where anybody was known
+// to have writes then.
+type agreement struct {
+	confirmed, known crdt.Heads
+	rounds           int // that have gone by since
+}
+
+// patientRounds is for how many checks what somebody says to have is waited for.
+const patientRounds = 10
+
+// collect forgets the deletes that everybody on the roster has seen, one check
+// later: by then all is here that anybody had at the time, so that a state of
+// such a row which is still on its way is known for an earlier one.
 func (m *replication) collect(ctx context.Context) {
 	confirmed, ok := m.streams.Confirmed(ctx, m.roster.names())
 	if !ok {
 		return
 	}
-	n, err := m.store.Collect(ctx, confirmed)
+	own, err := m.store.Heads(ctx)
+	if err != nil {
+		m.complain(ctx, "collect deletes", err)
+		return
+	}
+	before := m.agreed
+	before.rounds++
+	if before.confirmed != nil && !own.Covers(before.known) && before.rounds < patientRounds {
+		m.agreed = before
+		return
+	}
+	m.agreed = agreement{confirmed: confirmed.Clone(), known: m.streams.Known()}
+	if before.confirmed == nil {
+		return
+	}
+	before.confirmed.Lower(confirmed)
+	n, err := m.store.Collect(ctx, before.confirmed)
 	if n > 0 {
 		m.log.Debug().Int("rows", n).Msg("deletes forgotten: every POP has seen them")
 	}

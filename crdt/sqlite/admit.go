@@ -19,7 +19,7 @@ func (b *batch) admit(rec crdt.Record, declared bool) error {
 	case b.table(rec.Table) != nil:
 		id, err = idOf(rec.Key)
 	case declared:
-		err = b.roomFor(rec)
+		err = foreignKey(rec.Key)
 	default:
 		err = fmt.Errorf("there is no table %q here", rec.Table)
 	}

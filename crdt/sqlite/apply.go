@@ -186,6 +186,10 @@ func (b *batch) merge(records []crdt.Record, how merging, a *crdt.Applied) error
 		return err
 	}
 	for i, rec := range taken {
+		if _, there := known[rec.Key]; !there && !how.repair && !how.release && b.gone(rec) {
+			taken[i] = crdt.Record{}
+			continue
+		}
 		now, ahead := split(rec, bound(how.limit, known[rec.Key]))
 		if ahead.Key != (crdt.Key{}) {
 			held = append(held, ahead)
@@ -194,6 +198,7 @@ func (b *batch) merge(records []crdt.Record, how merging, a *crdt.Applied) error
 	}
 	taken = slices.DeleteFunc(taken, func(rec crdt.Record) bool { return rec.Key == (crdt.Key{}) })
 	first := make(map[crdt.Key]int, len(taken)) // of keys that come twice
+	adding := map[string]int{}                  // bytes of foreign tables
 	puts := make([]change, 0, len(taken))
 	for _, rec := range taken {
 		i, again := first[rec.Key]
@@ -210,20 +215,18 @@ func (b *batch) merge(records []crdt.Record, how merging, a *crdt.Applied) error
 				a.Conflicts++
 			}
 		} else {
-			// All of it was known here, and the row is gone: forgotten, as everybody
-			// had deleted it. This is an earlier state that was long on its way.
-			if !how.repair && !how.release && covered(b.heads, rec) {
-				continue
-			}
 			top, _ := newest(rec)
-			refused, err := b.take(top.Origin.Node)
-			if err != nil {
-				return err
+			refused := b.roomFor(rec, adding)
+			if refused == nil {
+				if refused, err = b.take(top.Origin.Node); err != nil {
+					return err
+				}
 			}
 			if refused != nil {
 				a.Refused = append(a.Refused, crdt.Refusal{Key: rec.Key, Err: refused})
 				continue
 			}
+			adding[rec.Table] += b.foreignSize(rec)
 		}
 		if len(merged.Cells) > maxColumns {
 			a.Refused = append(a.Refused, crdt.Refusal{Key: rec.Key, Err: fmt.Errorf("with the columns known here it has %d, at most %d are taken", len(merged.Cells), maxColumns)})
@@ -250,3 +253,9 @@ func (b *batch) merge(records []crdt.Record, how merging, a *crdt.Applied) error
 	a.Held += len(held)
 	return b.hold(held, how.peer)
 }
+
+// gone says whether a record of a row that is not here is an earlier state that
+// was long on its way: all of it was known here, and the row has been forgotten
+// since everybody had deleted it. What is gone for another reason comes by a
+// repair.
+func (b *batch) gone(rec crdt.Record) bool { return !b.damaged[rec.Key] && covered(b.heads, rec) }

@@ -6,6 +6,10 @@ import (
 	"github.com/edgeproxy/edgeproxy/crdt"
 )
 
+// deadAndWhole are deleted rows of which nothing waits in the quarantine, which
+// would bring them back.
+const deadAndWhole = "WHERE dead AND NOT EXISTS (SELECT 1 FROM crdt_quarantine q WHERE q.tbl = crdt_rows.tbl AND q.pk = crdt_rows.pk)"
+
 // Collect forgets the deletes that every member has confirmed seeing, with all
 // that the deleted rows consisted of, and raises the horizon over them.
 func (s *Store) Collect(ctx context.Context, confirmed crdt.Heads) (collected int, err error) {
@@ -16,7 +20,7 @@ func (s *Store) Collect(ctx context.Context, confirmed crdt.Heads) (collected in
 				return nil
 			}
 			var gone []crdt.Record
-			err := p.scan(ctx, s.writer, "WHERE dead", func(rec crdt.Record, err error) error {
+			err := p.scan(ctx, s.writer, deadAndWhole, func(rec crdt.Record, err error) error {
 				if err == nil && covered(confirmed, rec) && len(gone) < scanRows {
 					gone = append(gone, rec)
 				}
@@ -76,7 +80,7 @@ func covered(heads crdt.Heads, rec crdt.Record) bool {
 
 // forgetLocked removes rows and their records, where they are still as still
 // says. A row with captured changes stays, and one of which something waits in
-// the quarantine, which would bring it back.
+// the quarantine.
 func (s *Store) forgetLocked(ctx context.Context, gone []crdt.Record, raise bool, still func(crdt.Record) bool, n *int) error {
 	return s.commitLocked(ctx, false, func(b *batch) error {
 		*n = 0

@@ -80,7 +80,10 @@ func (b *batch) missing(t *tracked, after string, limit int) (diffs []difference
 	err = b.scan(b.ctx, b.c, "WHERE tbl = ? AND pk > ? AND NOT dead ORDER BY pk LIMIT ?", func(rec crdt.Record, err error) error {
 		last, n = rec.PK, n+1
 		if err == nil {
-			recs = append(recs, rec)
+			// A table that was foreign may have brought keys that no row has.
+			if _, none := idOf(rec.Key); none == nil {
+				recs = append(recs, rec)
+			}
 		}
 		return nil
 	}, b.ids[t.Name], []byte(after), limit)

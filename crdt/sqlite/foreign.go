@@ -14,8 +14,8 @@ import (
 // records they merge, are passed on, repaired and deleted. When this POP is
 // upgraded, its table shows them.
 
-// Limits of what is kept for others. What is beyond is refused by name; who
-// knows the table brings it once this POP does.
+// Limits of what is kept for others. What is new and beyond is refused by
+// name; once this POP knows the table, a repair brings it.
 const (
 	maxForeign       = 32 << 20 // bytes
 	maxForeignTables = 64
@@ -32,30 +32,35 @@ func (p *replica) foreignSize(rec crdt.Record) int {
 	return rec.Size()
 }
 
-// roomFor says why there is no room for a foreign record.
-func (b *batch) roomFor(rec crdt.Record) error {
-	if columns, err := rec.Key.Columns(); err != nil || len(columns) == 0 || slices.Contains(columns, crdt.Value{}) {
+// foreignKey says why a foreign record can have no row.
+func foreignKey(key crdt.Key) error {
+	if columns, err := key.Columns(); err != nil || len(columns) == 0 || slices.Contains(columns, crdt.Value{}) {
 		return errors.New("its primary key is none")
-	}
-	used := b.foreignBytes()
-	switch _, known := b.foreign[rec.Table]; {
-	case !known && len(b.foreign)+len(b.foreignNow) >= maxForeignTables:
-		return fmt.Errorf("there is no table %q here, and rows of %d others are kept for newer POPs already", rec.Table, maxForeignTables)
-	case used+rec.Size() > maxForeign:
-		return fmt.Errorf("there is no table %q here, and %d MiB are kept for newer POPs already", rec.Table, maxForeign>>20)
 	}
 	return nil
 }
 
-// foreignBytes are those of the file and of what the batch adds.
-func (b *batch) foreignBytes() (n int) {
-	for _, bytes := range b.foreign {
-		n += bytes
+// roomFor says why there is no room for a foreign record that is not here yet,
+// beside those that the batch is about to add. One that is here is written on
+// and deleted whatever there is: who has it must hear of that.
+func (b *batch) roomFor(rec crdt.Record, adding map[string]int) error {
+	if !b.isForeign(rec.Table) {
+		return nil
 	}
-	for _, bytes := range b.foreignNow {
-		n += bytes
+	tables, used := map[string]bool{}, rec.Size()
+	for _, some := range []map[string]int{b.foreign, b.foreignNow, adding} {
+		for table, bytes := range some {
+			used += bytes
+			tables[table] = true
+		}
 	}
-	return n
+	switch {
+	case !tables[rec.Table] && len(tables) >= maxForeignTables:
+		return fmt.Errorf("there is no table %q here, and rows of %d others are kept for newer POPs already", rec.Table, maxForeignTables)
+	case used > maxForeign:
+		return fmt.Errorf("there is no table %q here, and %d MiB are kept for newer POPs already", rec.Table, maxForeign>>20)
+	}
+	return nil
 }
 
 // noteForeign counts a change.

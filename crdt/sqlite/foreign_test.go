@@ -165,8 +165,39 @@ func TestForeignIsBounded(t *testing.T) {
 	if taken*size < maxForeign/2 {
 		t.Errorf("only %d MiB were taken", taken*size>>20)
 	}
+	// What is kept goes on being written and deleted: else it would come back from here.
+	gone := foreign("table-0", "a", 1, 10)
+	gone.Dead = crdt.Stamp{Time: gone.Latest() + 1, Origin: gone.Cells[0].Stamp.Origin, Seq: 1 << 40}
+	if a := apply(true, gone); len(a.Refused) > 0 || len(a.Changed) != 1 {
+		t.Errorf("deleted where there is no more room: %+v", a)
+	}
 	put(t, p.Store, "row") // ours are not concerned
 	if got := stamped(p.fold()); !strings.HasPrefix(got, "row ") {
 		t.Errorf("sealed %q", got)
+	}
+}
+
+// TestForeignKeysWithoutARow: what was kept for a table may have keys that its
+// rows cannot have. The upgraded POP starts all the same, and leaves them out.
+func TestForeignKeysWithoutARow(t *testing.T) {
+	old := newPop(t, newPath(t), "old")
+	strange := foreign("tomorrow", "a", 1, 10)
+	a, err := old.Apply(t.Context(), "new", crdt.Delta{Records: []crdt.Record{strange}, Declared: map[string]bool{"tomorrow": true}})
+	if err != nil || len(a.Changed) != 1 {
+		t.Fatal(a, err)
+	}
+	if err := old.End(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := old.Close(); err != nil {
+		t.Fatal(err)
+	}
+	newer(func() {
+		old.Store = openStore(t, old.path)
+		old.begin()
+		old.check()
+	})
+	if got := cell(t, old.path, "SELECT count(*) FROM tomorrow"); got != "0" {
+		t.Errorf("%s rows", got)
 	}
 }

@@ -151,7 +151,7 @@ func (s *Store) ReleaseNow(ctx context.Context, keys []crdt.Key) (a crdt.Applied
 }
 
 // Drop forgets rows of the quarantine, and says how many were there. A peer
-// that still holds them may send them again.
+// that still holds them may send them again, at the latest by a repair.
 func (s *Store) Drop(ctx context.Context, keys []crdt.Key) (dropped int, err error) {
 	err = s.replicating(ctx, func(p *replica) error {
 		before := p.held

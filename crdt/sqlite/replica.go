@@ -166,6 +166,7 @@ type batch struct {
 	dead       int
 	moved      map[crdt.Origin]bool // heads and horizons to be written
 	hadUnfit   bool
+	sealLimit  crdt.Time         // limit, as seal asked for it
 	damaged    map[crdt.Key]bool // records that get could not read
 	foreignNow map[string]int    // what it adds to foreign
 	mended     bool              // one of them was written anew

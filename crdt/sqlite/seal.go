@@ -31,7 +31,8 @@ func (b *batch) seal(limit int) (taken int, err error) {
 	// A clock that ran ahead is set back: each row's stamps rise by themselves.
 	// Not where that is yet to be corrected.
 	mesh := b.Now()
-	if b.clock.Last > b.limit() && !b.lonely() {
+	b.sealLimit = b.limit() // once: it asks for the clocks of all POPs
+	if b.clock.Last > b.sealLimit && !b.lonely() {
 		b.clock.Last = crdt.At(mesh)
 	}
 	for _, t := range b.tables {
@@ -159,7 +160,7 @@ func (b *batch) sealRow(t *tracked, c *captured, values []crdt.Value, old crdt.R
 // released from the quarantine ahead of its time does not carry the clock along.
 func (b *batch) stamp(at crdt.Time, above crdt.Record, seq uint64) crdt.Stamp {
 	s := crdt.Stamp{Origin: b.self, Seq: seq}
-	if latest := above.Latest(); latest > b.limit() {
+	if latest := above.Latest(); latest > b.sealLimit {
 		s.Time = latest + 1
 	} else {
 		s.Time = b.clock.Next(at, latest)
