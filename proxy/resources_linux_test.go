@@ -338,8 +338,9 @@ func TestSocketOptions(t *testing.T) {
 	}
 	var srv *Server
 	r := start(t, func(cfg Config, r *route.Router, g Geo, log zerolog.Logger) relayUnderTest {
+		cfg.Relay = Goroutines
 		srv = New(cfg, r, g, log)
-		return goroutines{srv}
+		return counting{srv}
 	}, setup{targets: b.one(), ln: ln})
 	client, server := pair(t, r, b)
 	send(t, client, "x")

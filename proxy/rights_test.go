@@ -55,7 +55,7 @@ func TestWaitForRight(t *testing.T) {
 		router.Update(snapshot(t, []target{{id: "a", addr: addr, hard: 1}}), time.Now())
 		rights := &scarce{slot: router.Slots.Get("a"), every: tc.every}
 		r := start(t, func(cfg Config, _ *route.Router, g Geo, log zerolog.Logger) relayUnderTest {
-			return goroutines{New(cfg, router, g, log)}
+			return counting{New(cfg, router, g, log)}
 		}, setup{Config: Config{Rights: rights}})
 		began := time.Now()
 		c, err := net.Dial("tcp", r.addr.String())
