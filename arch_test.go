@@ -45,7 +45,7 @@ var rooms = map[string]room{
 	"config":               {libraries: []string{"github.com/spf13/pflag", "github.com/knadh/koanf", "go.yaml.in/yaml/v3"}},
 	"health":               {ours: []string{"geo", "mesh"}, pure: true},
 	"health/checker":       {ours: []string{"health", "internal/exhausted", "mesh"}, libraries: []string{"github.com/rs/zerolog"}},
-	"proxy":                {ours: []string{"geo", "internal/exhausted", "proxy/reactor", "proxy/route"}, libraries: []string{"github.com/rs/zerolog", "github.com/pires/go-proxyproto", "golang.org/x/sys"}},
+	"proxy":                {ours: []string{"geo", "internal/exhausted", "mesh", "proxy/reactor", "proxy/route"}, libraries: []string{"github.com/rs/zerolog", "github.com/pires/go-proxyproto", "golang.org/x/sys"}},
 	"api":                  {ours: []string{"mesh", "proxy/route"}, libraries: []string{"github.com/rs/zerolog"}},
 	"internal/exhausted":   {},
 	"internal/progress":    {pure: true},

@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/edgeproxy/edgeproxy/mesh"
 	"github.com/edgeproxy/edgeproxy/proxy/reactor"
 	"github.com/edgeproxy/edgeproxy/proxy/route"
 	"golang.org/x/sys/unix"
@@ -18,25 +19,23 @@ import (
 // session does; see there.
 type conn struct {
 	account
-	pair   reactor.Pair
-	key    key
-	worker *worker
-	phase  phase
+	pair  reactor.Pair
+	key   key
+	phase phase
 
-	queued   bool  // it is in worker.again
-	probed   bool  // the backend's socket has keep-alive
-	watched  bool  // the client's socket is watched for room, too
-	half     bool  // one direction had ended when it last moved
-	far      bool  // the timer is more than a look away
-	nagle    uint8 // writes to the backend, up to nagleOff
-	in, out  int64 // bytes that the backend's figures have
-	last     int64 // bytes both ways when it last moved
-	quiet    time.Time
-	deadline time.Time // of a phase before relaying
+	queued  bool          // it is in worker.again
+	probed  bool          // the backend's socket has keep-alive
+	watched bool          // the client's socket is watched for room, too
+	half    bool          // one direction had ended when it last moved
+	far     bool          // the timer is more than a look away
+	nagle   uint8         // writes to the backend, up to nagleOff
+	in, out int64         // bytes that the backend's figures have
+	last    int64         // bytes both ways when it last moved
+	quiet   time.Duration // since the worker's start, when it last moved
 
 	header *[]byte // of what the client has sent, while it owes a header
 	have   int
-	choice route.Choice  // that is being dialed
+	dialed *mesh.Backend // that has not answered yet
 	tried  []*route.Slot // backends that did not answer
 }
 
@@ -71,7 +70,7 @@ func (w *worker) admit(fd int32) {
 func (w *worker) begin(fd int32, peer netip.AddrPort) {
 	w.count.begin()
 	id, generation, c := w.conns.Get()
-	*c = conn{key: key{id, generation}, worker: w}
+	*c = conn{key: key{id, generation}}
 	c.account = account{server: w.server, count: w.count, app: w.group.app, peer: peer, started: w.now}
 	c.pair.Init(fd)
 	if len(w.set.Trusted) > 0 && w.set.trusts(peer.Addr()) {
@@ -93,7 +92,6 @@ func (w *worker) begin(fd int32, peer netip.AddrPort) {
 
 // until sets the deadline of a phase.
 func (w *worker) until(c *conn, deadline time.Time) {
-	c.deadline = deadline
 	w.wheel.Set(c.key.id+firstTimer, w.ticks(deadline)+1)
 }
 
@@ -176,7 +174,7 @@ func (w *worker) dial(c *conn, choice route.Choice) bool {
 		w.failed(c, choice, os.NewSyscallError("connect", err))
 		return false
 	}
-	c.phase, c.choice = connecting, choice
+	c.phase, c.dialed = connecting, choice.Backend
 	c.pair.Join(fd)
 	w.control(unix.EPOLL_CTL_ADD, fd, interest|unix.EPOLLOUT, c.mark(reactor.Backend))
 	w.until(c, c.picked.Add(w.set.ConnectTimeout))
@@ -186,6 +184,11 @@ func (w *worker) dial(c *conn, choice route.Choice) bool {
 func (w *worker) failed(c *conn, choice route.Choice, err error) {
 	c.account.failed(choice, err, time.Now())
 	c.tried = append(c.tried, choice.Slot)
+}
+
+// choice is the backend that is being dialed, as the router knows it.
+func (c *conn) choice() route.Choice {
+	return route.Choice{Backend: c.dialed, Slot: c.slot, Reason: c.reason}
 }
 
 // answered is called when something has come of a connect.
@@ -201,12 +204,12 @@ func (w *worker) answered(c *conn, events uint32) {
 		}
 	} else if events&unix.EPOLLOUT == 0 {
 		return
-	} else if connectedToItself(fd, c.choice.Backend.Addr) {
+	} else if connectedToItself(fd, c.dialed.Addr) {
 		w.redial(c, unix.ECONNREFUSED)
 		return
 	}
-	c.connected(route.Query{App: c.app, Client: c.peer.Addr()}, c.choice, max(1, w.now.Sub(c.picked)))
-	c.phase, c.choice, c.tried, c.quiet = relaying, route.Choice{}, nil, w.now
+	c.connected(route.Query{App: c.app, Client: c.peer.Addr()}, c.choice(), max(1, w.now.Sub(c.picked)))
+	c.phase, c.dialed, c.tried, c.quiet = relaying, nil, nil, w.now.Sub(w.start)
 	w.timers(c)
 	if reset {
 		w.end(c, endBackendReset, true)
@@ -217,8 +220,8 @@ func (w *worker) answered(c *conn, events uint32) {
 
 // redial gives a backend up and tries the next one.
 func (w *worker) redial(c *conn, err error) {
-	choice := c.choice
-	c.choice = route.Choice{}
+	choice := c.choice()
+	c.dialed = nil
 	closeFD(c.pair.FD(reactor.Backend))
 	c.pair.Join(-1)
 	w.failed(c, choice, os.NewSyscallError("connect", err))
@@ -251,7 +254,7 @@ func (w *worker) relay(c *conn) {
 	in, out := c.pair.Bytes()
 	half := c.pair.Half()
 	if in+out != c.last || half != c.half {
-		c.last, c.quiet = in+out, w.now
+		c.last, c.quiet = in+out, w.now.Sub(w.start)
 		if c.far || half != c.half {
 			c.half = half
 			w.timers(c)
@@ -290,11 +293,12 @@ func (w *worker) expire(c *conn) {
 	if c.half && w.set.LingerTimeout < timeout {
 		timeout, why = w.set.LingerTimeout, endLinger
 	}
-	if w.now.Sub(c.quiet) >= timeout {
+	quiet := w.start.Add(c.quiet)
+	if w.now.Sub(quiet) >= timeout {
 		w.end(c, why, false)
 		return
 	}
-	next := c.quiet.Add(timeout)
+	next := quiet.Add(timeout)
 	if soon := w.now.Add(w.set.sweepEvery()); moved && soon.Before(next) {
 		next = soon
 	}

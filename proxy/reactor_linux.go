@@ -22,6 +22,7 @@ type group struct {
 	server  *Server
 	app     string
 	workers []*worker
+	alone   bool            // the address cannot have more than one listener
 	cut     context.Context // ends when the connections still open must
 
 	opened  bool           // the following count
@@ -93,9 +94,11 @@ func (g *group) open(ln *net.TCPListener) (err error) {
 		}
 		g.workers = append(g.workers, w)
 	}
-	fds, err := listenGroup(ln, n)
-	if err != nil {
-		g.server.log.Debug().Err(err).Msg("workers share one listener")
+	var fds []int
+	if !g.alone {
+		if fds, err = listenGroup(ln, n); err != nil {
+			g.server.log.Debug().Err(err).Msg("workers share one listener")
+		}
 	}
 	for i, w := range g.workers {
 		if fds != nil {
