@@ -107,8 +107,8 @@ func TestSeedREADME(t *testing.T) {
 // TestSeedMocks: the INSERT with named columns, which leaves deleted out, into a running POP's new database.
 func TestSeedMocks(t *testing.T) {
 	t.Parallel()
-	p := newPOP(t, "EDGEPROXY_REGION=eu", "EDGEPROXY_APP=test")
-	p.start(t) // makes the table itself
+	p := newPOP(t, "EDGEPROXY_REGION=eu", "EDGEPROXY_APP=test", "EDGEPROXY_HEALTH_CHECK=off") // nobody listens there
+	p.start(t)                                                                                // makes the table itself
 	p.expectLog(t, `"message":"serving"`, `"backends":0`)
 	script(t, p.db, seedMocks)
 	eventually(t, soon, func() error {

@@ -195,7 +195,9 @@ func (s *stream) farewell(ctx context.Context) {
 		if errors.As(cause, &said) {
 			return
 		}
-	} else if !s.queue.empty() && s.flush(ctx, nil) != nil {
+	}
+	// Without a cause it is this POP that ends, whoever noticed it first.
+	if cause == nil && !s.queue.empty() && s.flush(ctx, nil) != nil {
 		return
 	}
 	_ = s.push(ctx, appendFrame(nil, kindBye, farewellOf(cause).append))
