@@ -226,7 +226,9 @@ func (b *batch) merge(records []crdt.Record, how merging, a *crdt.Applied) error
 				a.Refused = append(a.Refused, crdt.Refusal{Key: rec.Key, Err: refused})
 				continue
 			}
-			adding[rec.Table] += b.foreignSize(rec)
+			if b.isForeign(rec.Table) {
+				adding[rec.Table] += rec.Size()
+			}
 		}
 		if len(merged.Cells) > maxColumns {
 			a.Refused = append(a.Refused, crdt.Refusal{Key: rec.Key, Err: fmt.Errorf("with the columns known here it has %d, at most %d are taken", len(merged.Cells), maxColumns)})

@@ -76,14 +76,13 @@ func (b *batch) compareRows(t *tracked, after *crdt.Value, before []string, limi
 // missing finds the live records, of a run of them, whose rows are not in the table.
 func (b *batch) missing(t *tracked, after string, limit int) (diffs []difference, last string, n int, err error) {
 	var recs []crdt.Record
+	var ids []any
 	last = after
 	err = b.scan(b.ctx, b.c, "WHERE tbl = ? AND pk > ? AND NOT dead ORDER BY pk LIMIT ?", func(rec crdt.Record, err error) error {
 		last, n = rec.PK, n+1
-		if err == nil {
-			// A table that was foreign may have brought keys that no row has.
-			if _, none := idOf(rec.Key); none == nil {
-				recs = append(recs, rec)
-			}
+		// A table that was foreign may have brought keys that no row has.
+		if id, none := idOf(rec.Key); err == nil && none == nil {
+			recs, ids = append(recs, rec), append(ids, id.Any())
 		}
 		return nil
 	}, b.ids[t.Name], []byte(after), limit)
@@ -92,19 +91,11 @@ func (b *batch) missing(t *tracked, after string, limit int) (diffs []difference
 	}
 	there := make(map[string]bool, len(recs))
 	err = inRuns(len(recs), func(from, to int) error {
-		var ids []any
-		for _, rec := range recs[from:to] {
-			id, err := idOf(rec.Key)
-			if err != nil {
-				return err
-			}
-			ids = append(ids, id.Any())
-		}
 		return b.c.each(b.ctx, func(rows *sql.Rows) error {
 			id, err := scanValue(rows)
 			there[crdt.PK(id)] = true
 			return err
-		}, "SELECT +"+t.key+" FROM "+quoted(t.Name)+" WHERE "+t.key+" IN ("+marks(len(ids))+")", ids...)
+		}, "SELECT +"+t.key+" FROM "+quoted(t.Name)+" WHERE "+t.key+" IN ("+marks(to-from)+")", ids[from:to]...)
 	})
 	for _, rec := range recs {
 		if !there[rec.PK] {

@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -30,6 +31,20 @@ func newerPop(t *testing.T, node string) (p *pop) {
 	t.Helper()
 	newer(func() { p = newPop(t, newPath(t), node) })
 	return p
+}
+
+// upgrade ends a POP and has a newer one go on with its file.
+func upgrade(t *testing.T, p *pop) (f Findings) {
+	t.Helper()
+	if err := errors.Join(p.End(t.Context()), p.Close()); err != nil {
+		t.Fatal(err)
+	}
+	newer(func() {
+		p.Store = openStore(t, p.path)
+		p.begin()
+		f = p.check()
+	})
+	return f
 }
 
 const tomorrows = "SELECT group_concat(id || '=' || ifnull(what, '') || '=' || ifnull(much, ''), ' ') FROM (SELECT * FROM tomorrow ORDER BY id)"
@@ -84,19 +99,9 @@ func TestNewerPOPs(t *testing.T) {
 		if d, e := a.digest(), old.digest(); d.Sum != e.Sum {
 			r.Fatalf("the older one prints %v, the newer %v", e, d)
 		}
-		if err := old.End(t.Context()); err != nil {
-			r.Fatal(err)
+		if f := upgrade(t, old); len(f.Restored) > 0 || f.Edited > 0 {
+			r.Fatalf("upgraded: %+v", f)
 		}
-		if err := old.Close(); err != nil {
-			r.Fatal(err)
-		}
-		newer(func() {
-			old.Store = openStore(t, old.path)
-			old.begin()
-			if f := old.check(); len(f.Restored) > 0 || f.Edited > 0 {
-				r.Fatalf("upgraded: %+v", f)
-			}
-		})
 		if records := old.fold(); len(records) > 0 {
 			r.Fatalf("the upgrade writes %s", stamped(records))
 		}
@@ -136,7 +141,8 @@ func TestForeignIsBounded(t *testing.T) {
 		t.Fatalf("undeclared: %+v", a)
 	}
 	for i := range maxForeignTables + 10 {
-		a := apply(true, foreign(fmt.Sprintf("table-%d", i), "a", uint64(i+1), 10))
+		// A row of ours beside it takes no table's place.
+		a := apply(true, typical(crdt.Origin{Node: "new", Epoch: 1}, uint64(500+i), 1), foreign(fmt.Sprintf("table-%d", i), "a", uint64(i+1), 10))
 		if full := i >= maxForeignTables; full != (len(a.Refused) == 1) || full && !strings.Contains(a.Refused[0].Error(), "64 others") {
 			t.Fatalf("table %d: %+v", i, a.Refused)
 		}
@@ -186,17 +192,7 @@ func TestForeignKeysWithoutARow(t *testing.T) {
 	if err != nil || len(a.Changed) != 1 {
 		t.Fatal(a, err)
 	}
-	if err := old.End(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if err := old.Close(); err != nil {
-		t.Fatal(err)
-	}
-	newer(func() {
-		old.Store = openStore(t, old.path)
-		old.begin()
-		old.check()
-	})
+	upgrade(t, old)
 	if got := cell(t, old.path, "SELECT count(*) FROM tomorrow"); got != "0" {
 		t.Errorf("%s rows", got)
 	}
