@@ -108,9 +108,22 @@ type agreement struct {
 // patientRounds is for how many checks what somebody says to have is waited for.
 const patientRounds = 10
 
-// collect forgets the deletes that everybody on the roster has seen, one check
-// later: by then all is here that anybody had at the time, so that a state of
-// such a row which is still on its way is known for an earlier one.
+// next is what may be forgotten now: what everybody had confirmed at an earlier
+// check, and still does, once all is here that anybody had then. So a state of
+// such a row that is still on its way is known for an earlier one.
+func (a *agreement) next(confirmed, known, own crdt.Heads) (forget crdt.Heads) {
+	a.rounds++
+	if a.confirmed != nil && !own.Covers(a.known) && a.rounds < patientRounds {
+		return nil
+	}
+	if forget = a.confirmed; forget != nil {
+		forget.Lower(confirmed)
+	}
+	*a = agreement{confirmed: confirmed.Clone(), known: known}
+	return forget
+}
+
+// collect forgets the deletes that everybody on the roster has seen.
 func (m *replication) collect(ctx context.Context) {
 	confirmed, ok := m.streams.Confirmed(ctx, m.roster.names())
 	if !ok {
@@ -121,18 +134,11 @@ func (m *replication) collect(ctx context.Context) {
 		m.complain(ctx, "collect deletes", err)
 		return
 	}
-	before := m.agreed
-	before.rounds++
-	if before.confirmed != nil && !own.Covers(before.known) && before.rounds < patientRounds {
-		m.agreed = before
+	forget := m.agreed.next(confirmed, m.streams.Known(), own)
+	if forget == nil {
 		return
 	}
-	m.agreed = agreement{confirmed: confirmed.Clone(), known: m.streams.Known()}
-	if before.confirmed == nil {
-		return
-	}
-	before.confirmed.Lower(confirmed)
-	n, err := m.store.Collect(ctx, before.confirmed)
+	n, err := m.store.Collect(ctx, forget)
 	if n > 0 {
 		m.log.Debug().Int("rows", n).Msg("deletes forgotten: every POP has seen them")
 	}
