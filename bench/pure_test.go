@@ -57,11 +57,11 @@ func TestRows(t *testing.T) {
 	f := figure{key: "x.rate", more: true}
 	less := figure{key: "x.cpu"}
 	m := measure{name: "x", figures: []figure{f, less}}
-	r := newResults([]measure{m}, environment{Targets: []string{edgeproxy, haproxy, nginx}, CPUs: 2})
+	r := newResults([]measure{m}, environment{Targets: []string{edgeproxy, goroutine, haproxy, nginx}, CPUs: 2})
 	for _, round := range []map[string]sample{
-		{direct: {"x.rate": 900}, edgeproxy: {"x.rate": 200, "x.cpu": 10}, haproxy: {"x.rate": 100, "x.cpu": 20}, nginx: {"x.rate": 50, "x.cpu": 40}},
-		{direct: {"x.rate": 900}, edgeproxy: {"x.rate": 30, "x.cpu": 30}, haproxy: {"x.rate": 10, "x.cpu": 20}, nginx: {"x.rate": 20, "x.cpu": 0}},
-		{direct: {"x.rate": 900}, edgeproxy: {"x.rate": 100, "x.cpu": 20}, haproxy: {"x.rate": 100, "x.cpu": 20}, nginx: {"x.rate": 90, "x.cpu": 0}},
+		{direct: {"x.rate": 900}, goroutine: {"x.rate": 150}, edgeproxy: {"x.rate": 200, "x.cpu": 10}, haproxy: {"x.rate": 100, "x.cpu": 20}, nginx: {"x.rate": 50, "x.cpu": 40}},
+		{direct: {"x.rate": 900}, goroutine: {"x.rate": 150}, edgeproxy: {"x.rate": 30, "x.cpu": 30}, haproxy: {"x.rate": 10, "x.cpu": 20}, nginx: {"x.rate": 20, "x.cpu": 0}},
+		{direct: {"x.rate": 900}, goroutine: {"x.rate": 150}, edgeproxy: {"x.rate": 100, "x.cpu": 20}, haproxy: {"x.rate": 100, "x.cpu": 20}, nginx: {"x.rate": 90, "x.cpu": 0}},
 	} {
 		for name, s := range round {
 			r.add(m, name, outcome{figures: s})
@@ -76,8 +76,8 @@ func TestRows(t *testing.T) {
 	}{
 		{f, direct, "", 900, 900, 900, 0, 0, false, false},
 		{f, edgeproxy, haproxy, 100, 30, 200, 2, 2, true, true}, // per round 2, 3, 1
-		{f, haproxy, edgeproxy, 100, 10, 100, 0.5, 0, true, false},
-		{f, nginx, edgeproxy, 50, 20, 90, 2. / 3, 0.9, true, true},
+		{f, haproxy, goroutine, 100, 10, 100, 2. / 3, 0, true, false},
+		{f, nginx, goroutine, 50, 20, 90, 1. / 3, 0.9, true, true},
 		{less, edgeproxy, nginx, 20, 10, 30, 0, 1, false, true}, // nginx is 0 in two of three rounds: no ratio
 	} {
 		rows := r.rows(tc.f)

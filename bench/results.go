@@ -103,11 +103,11 @@ func (r *results) rows(f figure) []row {
 	return out
 }
 
-// bestPeer is the proxy other than name with the best median.
+// bestPeer is the proxy other than name with the best median; ours are no peers of each other.
 func bestPeer(f figure, byTarget map[string][]float64, order []string, name string) string {
 	best := ""
 	for _, other := range order {
-		if other == name || other == direct || len(byTarget[other]) == 0 {
+		if other == name || other == direct || len(byTarget[other]) == 0 || ours(name) && ours(other) {
 			continue
 		}
 		if best == "" {
@@ -121,6 +121,9 @@ func bestPeer(f figure, byTarget map[string][]float64, order []string, name stri
 	}
 	return best
 }
+
+// ours says whether a target is this project's proxy, in whatever way it relays.
+func ours(name string) bool { return name == edgeproxy || name == goroutine }
 
 // ratio is the median over the rounds of a's value over b's. Values of one round were measured side by side, so that what
 // the machine did in that minute cancels out. NaN if b has fewer than half of its values above zero.

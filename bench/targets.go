@@ -22,13 +22,14 @@ import (
 
 // Names of targets. Others come from tests.
 const (
-	edgeproxy = "edgeproxy"
+	edgeproxy = "edgeproxy"           // relaying as it does by default: by epoll
+	goroutine = "edgeproxy-goroutine" // the same binary with two goroutines a connection
 	haproxy   = "haproxy"
 	nginx     = "nginx"
 	direct    = "direct" // no proxy at all: what the load generator and the backends allow
 )
 
-var defaultTargets = []string{edgeproxy, haproxy, nginx}
+var defaultTargets = []string{edgeproxy, goroutine, haproxy, nginx}
 
 // threads is how many threads or workers each proxy may use.
 const threads = 2
@@ -76,7 +77,9 @@ func findTargets(ctx context.Context, cfg config, dir string) ([]*target, error)
 		var err error
 		switch name {
 		case edgeproxy:
-			err = t.useEdgeproxy(ctx, cfg.edgeproxy, dir)
+			err = t.useEdgeproxy(ctx, cfg.edgeproxy, dir, "auto")
+		case goroutine:
+			err = t.useEdgeproxy(ctx, cfg.edgeproxy, dir, "goroutine")
 		case haproxy:
 			err = t.useHAProxy(ctx)
 		case nginx:
@@ -120,12 +123,14 @@ func versionOf(ctx context.Context, path, flag string) string {
 	return string(regexp.MustCompile(`\d+\.\d+(\.\d+)*`).Find(out))
 }
 
-// useEdgeproxy takes the binary at path or builds one.
-func (t *target) useEdgeproxy(ctx context.Context, path, dir string) error {
+// useEdgeproxy takes the binary at path or builds one, which relays in the way given.
+func (t *target) useEdgeproxy(ctx context.Context, path, dir, relay string) error {
 	bin, err := filepath.Abs(path)
 	if path == "" {
 		bin = filepath.Join(dir, edgeproxy)
-		err = buildEdgeproxy(ctx, bin)
+		if _, err = os.Stat(bin); err != nil {
+			err = buildEdgeproxy(ctx, bin)
+		}
 	} else if err == nil {
 		_, err = os.Stat(bin)
 	}
@@ -152,6 +157,7 @@ func (t *target) useEdgeproxy(ctx context.Context, path, dir string) error {
 			"EDGEPROXY_DB_PATH="+db,
 			fmt.Sprintf("EDGEPROXY_API_ADDR=127.0.0.1:%d", api),
 			"EDGEPROXY_REGION=sa",
+			"EDGEPROXY_RELAY="+relay,
 			fmt.Sprintf("GOMAXPROCS=%d", threads))
 		return cmd, nil
 	}

@@ -56,7 +56,8 @@ type Config struct {
 	Insecure      bool       // gossip beyond loopback without a key
 	FanoutLimit   int        // POPs of a full mesh of record streams, at most, 2 to 4096
 
-	StrictLimits bool // hard limits hold for the whole mesh, exactly
+	Relay        string // auto, reactor or goroutine; package proxy knows them
+	StrictLimits bool   // hard limits hold for the whole mesh, exactly
 
 	Drain           time.Duration // 0: cut at once
 	ConnectTimeout  time.Duration // of one attempt

@@ -22,7 +22,7 @@ var samples = map[string][]string{
 	"gossip_addr": {"127.0.0.1:1", "[::1]:2"}, "sync_addr": {"127.0.0.1:1", "localhost:2"}, "advertise_addr": {"192.0.2.1", "2001:db8::1"},
 	"join": {"a.example", "192.0.2.1:7946,[::1]:1"}, "cluster_key": {"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBA="}, "insecure": {"true", "false"}, "fanout_limit": {"2", "4096"},
 	"connect_timeout_ms": {"1", "2000"}, "connect_attempts": {"1", "10"}, "idle_timeout_secs": {"1", "3600"},
-	"health_check": {"tcp", "off"}, "panic_threshold": {"0", "100"}, "hard_margin": {"0", "0.03", "0.5"}, "strict_limits": {"on", "off"},
+	"health_check": {"tcp", "off"}, "panic_threshold": {"0", "100"}, "hard_margin": {"0", "0.03", "0.5"}, "strict_limits": {"on", "off"}, "relay": {"auto", "reactor", "goroutine"},
 	"linger_timeout_secs": {"1", "60"}, "log_level": {"info", "trace"}, "log_format": {"json", "auto"},
 	"access_log": {"true", "false"}, "countries": {"{BR: eu}", "{NO: us}"}, "regions": {`{eu: "1,2"}`, `{eu: "3,4"}`},
 }

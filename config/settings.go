@@ -57,7 +57,11 @@ const (
 	secondsOver = "seconds, above 0, up to 31536000, fractions allowed"
 )
 
-var logLevels, logFormats = []string{"trace", "debug", "info", "warn", "error"}, []string{"auto", "console", "json"}
+var (
+	logLevels  = []string{"trace", "debug", "info", "warn", "error"}
+	logFormats = []string{"auto", "console", "json"}
+	relays     = []string{"auto", "reactor", "goroutine"}
+)
 
 // settings is the table. It is in the order of the reference, and never changes.
 var settings = withFlags([]Setting{
@@ -131,6 +135,9 @@ var settings = withFlags([]Setting{
 	{Key: "fanout_limit", Default: "32", Unit: "count", Allowed: "a whole number, 2 to 4096",
 		Help:  "up to how many POPs each holds a record stream with every other; above, each has a few neighbours",
 		field: as(func(c *Config) *int { return &c.FanoutLimit }, whole, between(2, 4096))},
+	{Key: "relay", Default: "auto", Unit: strings.Join(relays, "|"), Allowed: oneOfRule(relays),
+		Help:  "how bytes are relayed: by epoll (Linux), or goroutines; auto is the former where there is one",
+		field: as(func(c *Config) *string { return &c.Relay }, lower, oneOf(relays))},
 	{Key: "drain_secs", Default: "30", Unit: "seconds", Allowed: secondsFrom, Live: true,
 		Help:  "how long open connections may finish after SIGTERM",
 		field: as(func(c *Config) *time.Duration { return &c.Drain }, number(time.Second), between(0, year))},

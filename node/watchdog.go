@@ -2,13 +2,11 @@ package node
 
 import (
 	"context"
-	"net"
 	"strings"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/edgeproxy/edgeproxy/internal/progress"
-	"github.com/edgeproxy/edgeproxy/proxy"
 )
 
 // patience is how often the watchdog looks, and how often it finds a loop at
@@ -107,16 +105,11 @@ func (p *part) watched() []*progress.Watch {
 // while connections wait to be accepted, and gets on while their number counts
 // up, errors and pauses with it.
 func (n *Node) accepting() uint64 {
-	if !waiting(n.front) {
+	if !n.server.Waiting(n.front) {
 		return 0
 	}
 	st := n.server.Metrics.Stats()
 	return 2*(st.Accepted+st.AcceptErrors+st.AcceptPauses) + 1
-}
-
-func waiting(ln *net.TCPListener) bool {
-	backlog, err := proxy.Backlog(ln)
-	return err == nil && backlog > 0
 }
 
 // notify tells systemd, if it started this POP, how that goes.

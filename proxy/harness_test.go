@@ -49,13 +49,18 @@ var implementations = []struct {
 	make func(Config, *route.Router, Geo, zerolog.Logger) relayUnderTest
 }{
 	{"goroutines", func(cfg Config, r *route.Router, g Geo, log zerolog.Logger) relayUnderTest {
-		return goroutines{New(cfg, r, g, log)}
+		cfg.Relay = Goroutines
+		return counting{New(cfg, r, g, log)}
+	}},
+	{"reactor", func(cfg Config, r *route.Router, g Geo, log zerolog.Logger) relayUnderTest {
+		cfg.Relay = Reactor // on other systems the same again
+		return counting{New(cfg, r, g, log)}
 	}},
 }
 
-type goroutines struct{ *Server }
+type counting struct{ *Server }
 
-func (g goroutines) Stats() Stats { return g.Metrics.Stats() }
+func (c counting) Stats() Stats { return c.Metrics.Stats() }
 
 // setup says what a case wants; the zero value is a relay without backends.
 type setup struct {

@@ -75,6 +75,18 @@ func parseHeader(b []byte) (netip.AddrPort, error) {
 	return src.AddrPort(), nil
 }
 
+// scanHeader finds the header at the beginning of b and what address it names.
+// A length of 0 without an error: it is not complete.
+func scanHeader(b []byte) (from netip.AddrPort, length int, err error) {
+	if len(b) == 0 {
+		return from, 0, nil
+	}
+	if length, err = headerLength(b); length > 0 {
+		from, err = parseHeader(b[:length])
+	}
+	return from, length, err
+}
+
 // readHeader reads a PROXY header of version 1 or 2 into buf, and what came
 // with it. It returns the client's address, invalid where the header names
 // none, and the bytes after the header. buf must hold more than maxHeader.
@@ -82,15 +94,8 @@ func readHeader(r io.Reader, buf []byte) (from netip.AddrPort, early []byte, err
 	for have := 0; ; {
 		n, err := r.Read(buf[have:])
 		have += n
-		if have > 0 {
-			length, lerr := headerLength(buf[:have])
-			if lerr != nil {
-				return from, nil, lerr
-			}
-			if length > 0 {
-				from, err = parseHeader(buf[:length])
-				return from, buf[length:have], err
-			}
+		if from, length, herr := scanHeader(buf[:have]); length > 0 || herr != nil {
+			return from, buf[length:have], herr
 		}
 		if err != nil {
 			return from, nil, fmt.Errorf("PROXY header incomplete after %d bytes: %w", have, err)

@@ -12,7 +12,9 @@ import (
 // listener closed with nobody in it: a client that the kernel has told
 // "established" and then resets would see a failure for a drain. A dropped
 // client sends its SYN again a second later, to whoever listens then.
-func noNewConnections(ln *net.TCPListener) error {
+func noNewConnections(ln *net.TCPListener) error { return control(ln, dropSYNs) }
+
+func dropSYNs(fd int) error {
 	// Classic BPF on the TCP header (the filter of a TCP socket begins there):
 	// byte 13 holds the flags, 0x02 is SYN.
 	program := []unix.SockFilter{
@@ -21,17 +23,6 @@ func noNewConnections(ln *net.TCPListener) error {
 		{Code: unix.BPF_RET | unix.BPF_K, K: 0},
 		{Code: unix.BPF_RET | unix.BPF_K, K: 0xffffffff},
 	}
-	raw, err := ln.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var failed error
-	err = raw.Control(func(fd uintptr) {
-		failed = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
-			&unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]})
-	})
-	if failed != nil {
-		return failed
-	}
-	return err
+	return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
+		&unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net"
+	"net/netip"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -45,17 +46,22 @@ func TestWaitForRight(t *testing.T) {
 			_ = c.Close()
 		}
 	}()
+	for _, impl := range implementations {
+		t.Run(impl.name, func(t *testing.T) { waitForRight(t, impl.make, greeter.Addr().(*net.TCPAddr).AddrPort()) })
+	}
+}
+
+func waitForRight(t *testing.T, make func(Config, *route.Router, Geo, zerolog.Logger) relayUnderTest, addr netip.AddrPort) {
 	for _, tc := range []struct {
 		every int64
 		want  string
 	}{{1, "hello"}, {3, "hello"}, {0, ""}} {
 		router := route.NewRouter(route.NewAffinity(0, 0))
 		router.Strict()
-		addr := greeter.Addr().(*net.TCPAddr).AddrPort()
 		router.Update(snapshot(t, []target{{id: "a", addr: addr, hard: 1}}), time.Now())
 		rights := &scarce{slot: router.Slots.Get("a"), every: tc.every}
 		r := start(t, func(cfg Config, _ *route.Router, g Geo, log zerolog.Logger) relayUnderTest {
-			return goroutines{New(cfg, router, g, log)}
+			return make(cfg, router, g, log)
 		}, setup{Config: Config{Rights: rights}})
 		began := time.Now()
 		c, err := net.Dial("tcp", r.addr.String())

@@ -83,9 +83,23 @@ type Config struct {
 	// clients cannot take the descriptors that the rest of the process needs.
 	// 0: no bound.
 	MaxConnections int
+	// Relay is how connections are relayed; empty: Auto.
+	Relay Relay
 	// Rights are waited for where the router lacks one, with strict limits; nil without.
 	Rights Rights
 }
+
+// Relay is a way to relay connections. Both behave the same.
+type Relay string
+
+const (
+	Auto       Relay = "auto"      // Reactor where there is one
+	Reactor    Relay = "reactor"   // epoll, on Linux alone: a worker for each core
+	Goroutines Relay = "goroutine" // two goroutines a connection
+)
+
+// Available says whether this system has it.
+func (r Relay) Available() bool { return r != Reactor || hasReactor }
 
 // Rights may bring a right that the router lacks. Safe for concurrent use.
 type Rights interface {
@@ -106,6 +120,8 @@ type Server struct {
 	log       zerolog.Logger
 	perClient zerolog.Logger // for what every client can cause: a few lines a second, the metrics have the rest
 	dialer    net.Dialer
+	reactor   bool
+	groups    groups // of the reactor's workers
 
 	sessions registry
 	killed   chan struct{} // closed by Kill
@@ -115,6 +131,7 @@ type Server struct {
 // New makes a server that does nothing until Serve.
 func New(cfg Config, router *route.Router, geo Geo, log zerolog.Logger) *Server {
 	s := &Server{max: int64(cfg.MaxConnections), router: router, rights: cfg.Rights, geo: geo, log: log, killed: make(chan struct{})}
+	s.reactor = hasReactor && cfg.Relay != Goroutines
 	s.perClient = log.Sample(&zerolog.BurstSampler{Burst: 10, Period: time.Second})
 	s.dialer = net.Dialer{KeepAlive: -1, Control: func(_, _ string, c syscall.RawConn) error { return keepAlive(c) }}
 	s.Configure(cfg.Settings)
@@ -126,18 +143,22 @@ func New(cfg Config, router *route.Router, geo Geo, log zerolog.Logger) *Server 
 func (s *Server) Configure(set Settings) {
 	set = set.withDefaults()
 	s.settings.Store(&set)
+	s.groups.wake()
 }
 
 // Active is the number of connections open now.
-func (s *Server) Active() int64 { return s.Metrics.active.Load() }
+func (s *Server) Active() int64 { return s.Metrics.Active() }
 
-// Listen opens a TCP listener whose connections have keep-alive on.
+// Listen opens a TCP listener whose connections have keep-alive on and
+// send at once.
 func Listen(ctx context.Context, addr string) (*net.TCPListener, error) {
 	// Accepted sockets inherit the options of the listener (Linux), which
 	// spares four system calls a connection.
-	lc := net.ListenConfig{KeepAlive: -1, Control: func(_, _ string, c syscall.RawConn) error { return keepAlive(c) }}
+	lc := net.ListenConfig{KeepAlive: -1, Control: func(_, _ string, c syscall.RawConn) error {
+		return errors.Join(keepAlive(c), noDelay(c))
+	}}
 	// Go's listeners are MPTCP ones otherwise: dearer to accept from, without
-	// splice, and before Linux 6.10 without the options of keepAlive.
+	// splice, and before Linux 6.10 without the options set here.
 	lc.SetMultipathTCP(false)
 	ln, err := lc.Listen(ctx, "tcp", addr)
 	if err != nil {
@@ -160,6 +181,20 @@ type front struct {
 // called, and closes those that are left. It closes ln. The error is nil
 // unless the listener broke.
 func (s *Server) Serve(ctx context.Context, ln *net.TCPListener, app string) error {
+	if s.reactor {
+		return s.serveReactor(ctx, ln, app)
+	}
+	return s.serveGoroutines(ctx, ln, app)
+}
+
+// Waiting says whether connections wait to be accepted from ln, or from the
+// listeners that share its address.
+func (s *Server) Waiting(ln *net.TCPListener) bool {
+	backlog, err := Backlog(ln)
+	return err == nil && backlog > 0 || s.groups.waiting()
+}
+
+func (s *Server) serveGoroutines(ctx context.Context, ln *net.TCPListener, app string) error {
 	outlive := context.WithoutCancel(ctx) // open connections go on when ctx has ended
 	cut, cutNow := context.WithCancel(outlive)
 	defer cutNow()
@@ -276,8 +311,7 @@ func (s *Server) full() bool { return s.max > 0 && s.Active() >= s.max }
 
 // serve hands a connection to a worker.
 func (s *Server) serve(f *front, conn *net.TCPConn) {
-	s.Metrics.accepted.Add(1)
-	s.Metrics.active.Add(1)
+	s.Metrics.begin()
 	select {
 	case f.jobs <- conn:
 	default:
@@ -317,13 +351,18 @@ func (p *pauser) wait(ctx context.Context, err error) {
 	if errors.Is(err, syscall.ECONNABORTED) {
 		return // the client has gone; nothing is short
 	}
+	select {
+	case <-ctx.Done():
+	case <-time.After(p.next(err)):
+	}
+}
+
+// next is how long to wait after an error.
+func (p *pauser) next(err error) time.Duration {
 	p.delay = min(max(2*p.delay, 5*time.Millisecond), 500*time.Millisecond)
 	if now := time.Now(); now.Sub(p.said) >= time.Second {
 		p.said = now
 		p.log.Warn().Err(err).Dur("pause_ms", p.delay).Msg("accepting paused")
 	}
-	select {
-	case <-ctx.Done():
-	case <-time.After(p.delay):
-	}
+	return p.delay
 }

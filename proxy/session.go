@@ -8,8 +8,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/edgeproxy/edgeproxy/geo"
-	"github.com/edgeproxy/edgeproxy/internal/exhausted"
 	"github.com/edgeproxy/edgeproxy/proxy/route"
 )
 
@@ -19,12 +17,10 @@ import (
 //	                        ▲    failed  │
 //	                        └────────────┘ (at most Settings.Attempts)
 type session struct {
-	server  *Server
+	account
 	front   *front
 	client  socket
 	backend socket
-	slot    *route.Slot
-	picked  time.Time // when the place on slot was taken
 
 	up, down direction     // client → backend, backend → client
 	open     atomic.Int32  // directions that still run
@@ -34,45 +30,14 @@ type session struct {
 	prev, next *session  // in that shard
 	quiet      time.Time // when the last pass that saw something move or end did
 	half       bool      // whether that pass saw one ended
-
-	// For the access log.
-	peer     netip.AddrPort // the client's address: the socket's or the header's
-	country  string
-	region   geo.Region
-	chosen   string // backend id
-	reason   route.Reason
-	started  time.Time
-	connect  time.Duration
-	attempts int
 }
-
-// end is how a connection ended.
-type end uint32
-
-const (
-	endOpen          end = iota
-	endClosed            // both directions ended with FIN
-	endClientReset       // the client reset it or vanished
-	endBackendReset      // the backend did
-	endIdle              // nothing moved for Settings.IdleTimeout
-	endLinger            // nothing moved for Settings.LingerTimeout after a half-close
-	endDrained           // cut at the drain deadline
-	endNoBackend         // none was healthy and below its limit
-	endConnectFailed     // no backend answered
-	endBadHeader         // no PROXY header, or a wrong one, from a trusted prefix
-	ends
-)
-
-var endNames = [ends]string{"open", "closed", "client_reset", "backend_reset", "idle_timeout",
-	"linger_timeout", "drained", "no_backend", "connect_failed", "bad_proxy_header"}
-
-func (e end) String() string { return endNames[e] }
 
 // handle serves one accepted connection up to the point where both directions
 // run, in goroutines of their own: the dial has made this one's stack large,
 // and an idle connection must not keep it.
 func (s *Server) handle(f *front, conn *net.TCPConn) {
-	c := &session{server: s, front: f, client: socket{TCPConn: conn}, started: time.Now()}
+	c := &session{front: f, client: socket{TCPConn: conn}}
+	c.account = account{server: s, count: &s.Metrics.counters, app: f.app, started: time.Now()}
 	set := s.settings.Load()
 	c.peer = unmap(conn.RemoteAddr().(*net.TCPAddr).AddrPort())
 
@@ -87,10 +52,7 @@ func (s *Server) handle(f *front, conn *net.TCPConn) {
 		}
 	}
 
-	place := s.geo.Lookup(c.peer.Addr())
-	c.country, c.region = place.Country, place.Region
-	q := route.Query{App: f.app, Client: c.peer.Addr(), Place: place, Waits: s.rights != nil}
-	if why := c.connectBackend(q, set); why != endOpen {
+	if why := c.connectBackend(c.query(), set); why != endOpen {
 		c.refuse(why)
 		return
 	}
@@ -110,8 +72,7 @@ func (c *session) header(buf []byte, timeout time.Duration) (early []byte, why e
 	case cut.Err() != nil:
 		return nil, endDrained
 	case err != nil:
-		c.server.perClient.Warn().Err(err).Stringer("client", c.peer).Msg("PROXY header refused")
-		return nil, endBadHeader
+		return nil, c.badHeader(err)
 	case from.IsValid():
 		c.peer = unmap(from)
 	}
@@ -121,7 +82,7 @@ func (c *session) header(buf []byte, timeout time.Duration) (early []byte, why e
 // connectBackend picks, reserves and dials until a backend answers.
 func (c *session) connectBackend(q route.Query, set *Settings) end {
 	s := c.server
-	var failed [10]*route.Slot // Settings.Attempts is at most this
+	var failed [mostAttempts]*route.Slot
 	tried := failed[:0]
 	for c.attempts < min(set.Attempts, len(failed)) {
 		began := c.started
@@ -130,7 +91,8 @@ func (c *session) connectBackend(q route.Query, set *Settings) end {
 		}
 		choice := s.router.Pick(q, tried, began, rand.Uint64())
 		if choice.Lacks != "" {
-			choice = c.await(q, choice, tried)
+			s.Metrics.rightWaits.Add(1)
+			choice = s.await(c.front.cut, q, choice, tried)
 			began = time.Now()
 		}
 		if choice.Backend == nil && c.front.cut.Err() != nil {
@@ -139,53 +101,21 @@ func (c *session) connectBackend(q route.Query, set *Settings) end {
 		if choice.Backend == nil {
 			break
 		}
-		c.attempts++
-		c.picked = began
-		c.slot, c.chosen, c.reason = choice.Slot, choice.Backend.ID, choice.Reason
+		c.attempt(choice, began)
 		conn, rtt, err := s.dial(c.front.cut, choice.Backend.Addr, set.ConnectTimeout)
 		if err == nil {
-			c.backend.TCPConn, c.connect = conn, rtt
-			choice.Slot.Connected(rtt)
-			s.Metrics.observeConnect(rtt)
-			s.router.Bind(q, choice, c.started)
+			c.backend.TCPConn = conn
+			c.connected(q, choice, rtt)
 			return endOpen
 		}
-		choice.Slot.Release(time.Since(began))
-		c.slot = nil
 		if c.front.cut.Err() != nil {
+			c.giveUp(time.Now())
 			return endDrained // it was not waited for: that is no failure
 		}
-		if !exhausted.Is(err) { // nor is a lack of our own
-			if out := s.router.Failed(choice, time.Now()); out > 0 {
-				s.log.Warn().Err(err).Str("backend", choice.Backend.ID).Dur("for_ms", out).Msg("backend ejected: its last connects failed")
-			}
-		}
-		s.perClient.Warn().Err(err).Str("backend", choice.Backend.ID).Stringer("client", c.peer).Int("attempt", c.attempts).Msg("connect to backend failed")
+		c.failed(choice, err, time.Now())
 		tried = append(tried, choice.Slot)
 	}
-	if c.attempts == 0 {
-		c.reason = route.ReasonNone
-		s.perClient.Warn().Stringer("client", c.peer).Str("app", q.App).Msg("no backend: none is healthy, not draining and below its hard limit")
-		return endNoBackend
-	}
-	return endConnectFailed
-}
-
-// rightWait is how long a client waits for rights, in all, before it goes to a
-// farther backend or is refused. A right is a round trip away.
-const rightWait = time.Second
-
-// await picks again whenever there may be a right to what the choice lacked.
-func (c *session) await(q route.Query, choice route.Choice, tried []*route.Slot) route.Choice {
-	s := c.server
-	s.Metrics.rightWaits.Add(1)
-	ctx, cancel := context.WithTimeout(c.front.cut, rightWait)
-	defer cancel()
-	for choice.Lacks != "" {
-		q.Waits = s.rights.Wait(ctx, choice.Lacks, choice.Urgent) == nil
-		choice = s.router.Pick(q, tried, time.Now(), rand.Uint64())
-	}
-	return choice
+	return c.unserved()
 }
 
 func (s *Server) dial(ctx context.Context, addr netip.AddrPort, timeout time.Duration) (*net.TCPConn, time.Duration, error) {
@@ -201,8 +131,6 @@ func (s *Server) dial(ctx context.Context, addr netip.AddrPort, timeout time.Dur
 	}
 	return conn.(*net.TCPConn), time.Since(began), nil
 }
-
-func unmap(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()) }
 
 // refuse ends a connection that never had a backend.
 func (c *session) refuse(why end) {
@@ -260,30 +188,12 @@ func (c *session) directionDone() {
 	c.finish()
 }
 
-// finish gives the place back and tells what happened.
+// finish is the account's, with the last bytes.
 func (c *session) finish() {
-	s := c.server
-	why := end(c.ended.Load())
 	if c.slot != nil {
 		c.reportBytes()
-		c.slot.Release(time.Since(c.picked))
 	}
-	s.Metrics.active.Add(-1)
-	s.Metrics.ended[why].Add(1)
-
-	level := s.log.Debug
-	if s.settings.Load().AccessLog {
-		level = s.log.Info
-	}
-	e := level()
-	if !e.Enabled() {
-		return
-	}
-	e.Stringer("client", c.peer).Str("country", c.country).Str("region", string(c.region)).
-		Str("backend", c.chosen).Str("reason", string(c.reason)).Int("attempts", c.attempts).
-		Int64("bytes_in", c.up.bytes.Load()).Int64("bytes_out", c.down.bytes.Load()).
-		Dur("connect_ms", c.connect).Dur("took_ms", time.Since(c.started)).
-		Stringer("end", why).Msg("connection")
+	c.account.finish(end(c.ended.Load()), c.up.bytes.Load(), c.down.bytes.Load(), time.Now())
 }
 
 // reportBytes adds what has moved since the last report to the backend's

@@ -1,0 +1,219 @@
+package proxy
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// hasReactor says whether this system has the reactor.
+const hasReactor = true
+
+// group is the workers that serve one listener.
+//
+//	serving ── ctx ended ── resting ── queues empty ── finishing ── all closed, or the deadline ── ended
+type group struct {
+	server  *Server
+	app     string
+	workers []*worker
+	alone   bool            // the address cannot have more than one listener
+	cut     context.Context // ends when the connections still open must
+
+	opened  bool           // the following count
+	running sync.WaitGroup // workers, and who waits for rights for them
+	resting sync.WaitGroup // workers that listen
+}
+
+// serveReactor is Serve by epoll.
+func (s *Server) serveReactor(ctx context.Context, ln *net.TCPListener, app string) error {
+	cut, cutNow := context.WithCancel(context.WithoutCancel(ctx))
+	defer cutNow()
+	g := &group{server: s, app: app, cut: cut}
+	if err := g.open(ln); err != nil {
+		ln.Close()
+		return err
+	}
+	s.groups.add(g)
+	defer s.groups.remove(g)
+	for _, w := range g.workers {
+		g.running.Go(w.run)
+	}
+
+	broke := g.wait(ctx, ln)
+	stage := resting
+	if broke {
+		stage = finishing
+	}
+	g.enter(stage)
+	rested, ended := make(chan struct{}), make(chan struct{})
+	go func() { g.resting.Wait(); close(rested) }()
+	go func() { g.running.Wait(); close(ended) }()
+	select {
+	case <-rested:
+	case <-s.killed:
+	}
+	ln.Close()
+	deadline := time.NewTimer(s.settings.Load().Drain)
+	defer deadline.Stop()
+	select {
+	case <-ended:
+	case <-deadline.C:
+	case <-s.killed:
+	}
+	cutNow()
+	g.enter(cutting)
+	<-ended
+	<-rested
+	if broke {
+		return fmt.Errorf("accept on %s: %w", ln.Addr(), net.ErrClosed)
+	}
+	return nil
+}
+
+// open makes a worker for each core, and a listener for each. Where the
+// address cannot be shared like that they accept from one and the same.
+func (g *group) open(ln *net.TCPListener) (err error) {
+	defer func() {
+		if err != nil {
+			for _, w := range g.workers {
+				w.close()
+			}
+		}
+	}()
+	n := runtime.GOMAXPROCS(0)
+	for range n {
+		w, err := newWorker(g)
+		if err != nil {
+			return fmt.Errorf("epoll: %w", err)
+		}
+		g.workers = append(g.workers, w)
+	}
+	var fds []int
+	if !g.alone {
+		if fds, err = listenGroup(ln, n); err != nil {
+			g.server.log.Debug().Err(err).Msg("workers share one listener")
+		}
+	}
+	for i, w := range g.workers {
+		if fds != nil {
+			w.listen(fds[i], false)
+		}
+		if fds == nil || i == 0 { // who waits there already, too
+			fd, err := copyOf(ln)
+			if err != nil {
+				return fmt.Errorf("listen on %s: %w", ln.Addr(), err)
+			}
+			w.listen(fd, fds == nil)
+		}
+	}
+	g.resting.Add(n)
+	g.opened = true
+	return nil
+}
+
+// wait returns when the context ends, or true when somebody else has closed the listener.
+func (g *group) wait(ctx context.Context, ln *net.TCPListener) (broke bool) {
+	look := time.NewTicker(time.Second)
+	defer look.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-look.C:
+			if isClosed(ln) {
+				return true
+			}
+		}
+	}
+}
+
+// enter makes the workers go on to a stage.
+func (g *group) enter(stage int32) {
+	for _, w := range g.workers {
+		w.goal.Store(stage)
+		w.wake()
+	}
+}
+
+// groups are the groups of a server.
+type groups struct {
+	mu  sync.Mutex
+	all map[*group]bool
+}
+
+func (gs *groups) add(g *group) {
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
+	if gs.all == nil {
+		gs.all = map[*group]bool{}
+	}
+	gs.all[g] = true
+}
+
+func (gs *groups) remove(g *group) {
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
+	delete(gs.all, g)
+}
+
+// wake makes every worker look at the settings.
+func (gs *groups) wake() {
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
+	for g := range gs.all {
+		for _, w := range g.workers {
+			w.wake()
+		}
+	}
+}
+
+// waiting says whether connections wait to be accepted.
+func (gs *groups) waiting() bool {
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
+	for g := range gs.all {
+		for _, w := range g.workers {
+			if w.backlog() > 0 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// bell wakes a worker that waits: an eventfd in its epoll set.
+type bell struct {
+	mu   sync.Mutex
+	fd   int // -1 once it is closed
+	rung atomic.Bool
+}
+
+func (b *bell) ring() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.fd >= 0 && b.rung.CompareAndSwap(false, true) {
+		_, _ = unix.Write(b.fd, []byte{1, 0, 0, 0, 0, 0, 0, 0}) // its count cannot be full
+	}
+}
+
+// heard must come before what was rung for is looked at.
+func (b *bell) heard() {
+	var count [8]byte
+	_, _ = unix.Read(b.fd, count[:])
+	b.rung.Store(false)
+}
+
+func (b *bell) close() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.fd >= 0 {
+		unix.Close(b.fd)
+		b.fd = -1
+	}
+}
