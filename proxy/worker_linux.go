@@ -50,13 +50,14 @@ type worker struct {
 	again   []key // connections that have used up their turn
 	waiting int   // connections for which a goroutine waits for rights
 
-	start  time.Time // tick 0
-	now    time.Time // when the last events came
-	alarm  uint64    // tick at which the poller wakes this, Never: at none
-	events [128]unix.EpollEvent
-	some   int // of them
-	poll   func(uintptr) bool
-	addr   unix.RawSockaddrAny
+	start   time.Time // tick 0
+	now     time.Time // when the last events came
+	alarm   uint64    // tick at which the poller wakes this, Never: at none
+	events  [128]unix.EpollEvent
+	some    int // of them
+	polling reactor.Polling
+	poll    func(uintptr) bool
+	addr    unix.RawSockaddrAny
 
 	mu      sync.Mutex // of what follows
 	letters []letter   // from other goroutines
@@ -145,21 +146,31 @@ func (w *worker) run() {
 
 // wait returns when there are events, or something else to do.
 func (w *worker) wait() {
-	if len(w.again) > 0 {
-		w.look(0)
+	if w.look(0) || len(w.again) > 0 {
 		return
+	}
+	began := time.Now()
+	for looks := 1; !w.polling.Enough(looks, func() time.Duration { return time.Since(began) }); looks++ {
+		yield()
+		if w.look(0) {
+			return
+		}
 	}
 	next := w.wheel.Next()
 	if w.alarm > next {
 		w.alarm = next
 		_ = w.epoll.SetReadDeadline(w.start.Add(time.Duration(next) * tick)) // it is in the poller: newWorker saw to that
 	}
-	w.some = 0
+	began = time.Now()
 	if err := w.raw.Read(w.poll); errors.Is(err, os.ErrDeadlineExceeded) {
 		w.alarm = reactor.Never
 		_ = w.epoll.SetReadDeadline(time.Time{})
 	}
+	w.polling.Slept(time.Since(began))
 }
+
+// yield lets other threads that wait for this core run first.
+func yield() { _, _, _ = syscall.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }
 
 // look asks the kernel for events, without waiting.
 func (w *worker) look(uintptr) bool {
