@@ -33,6 +33,7 @@ var rooms = map[string]room{
 	"proxy/route":          {ours: []string{"geo", "mesh"}, pure: true},
 	"proxy/route/rights":   {pure: true},
 	"proxy/reactor":        {pure: true},
+	"proxy/guard":          {pure: true},
 	"geo/mmdb":             {ours: []string{"geo"}, libraries: []string{"github.com/oschwald/maxminddb-golang/v2"}},
 	"crdt":                 {pure: true},
 	"crdt/sqlite":          {ours: []string{"crdt", "internal/progress"}, libraries: []string{"github.com/mattn/go-sqlite3", "modernc.org/sqlite"}},
@@ -45,13 +46,13 @@ var rooms = map[string]room{
 	"config":               {libraries: []string{"github.com/spf13/pflag", "github.com/knadh/koanf", "go.yaml.in/yaml/v3"}},
 	"health":               {ours: []string{"geo", "mesh"}, pure: true},
 	"health/checker":       {ours: []string{"health", "internal/exhausted", "mesh"}, libraries: []string{"github.com/rs/zerolog"}},
-	"proxy":                {ours: []string{"geo", "internal/exhausted", "mesh", "proxy/reactor", "proxy/route"}, libraries: []string{"github.com/rs/zerolog", "github.com/pires/go-proxyproto", "golang.org/x/sys"}},
+	"proxy":                {ours: []string{"geo", "internal/exhausted", "mesh", "proxy/guard", "proxy/reactor", "proxy/route"}, libraries: []string{"github.com/rs/zerolog", "github.com/pires/go-proxyproto", "golang.org/x/sys"}},
 	"api":                  {ours: []string{"mesh", "proxy/route"}, libraries: []string{"github.com/rs/zerolog"}},
 	"internal/exhausted":   {},
 	"internal/progress":    {pure: true},
 	"internal/mockbackend": {libraries: []string{"golang.org/x/sync"}},
 	"node": {
-		ours:      []string{"api", "config", "crdt", "crdt/sqlite", "geo", "geo/mmdb", "gossip", "gossip/identity", "gossip/membership", "health", "health/checker", "internal/progress", "mesh", "proxy", "proxy/route", "proxy/route/rights"},
+		ours:      []string{"api", "config", "crdt", "crdt/sqlite", "geo", "geo/mmdb", "gossip", "gossip/identity", "gossip/membership", "health", "health/checker", "internal/progress", "mesh", "proxy", "proxy/guard", "proxy/route", "proxy/route/rights"},
 		libraries: []string{"github.com/rs/zerolog", "golang.org/x/sync", "github.com/prometheus/client_golang", "github.com/coreos/go-systemd", "golang.org/x/sys"},
 	},
 	"node/lab": {

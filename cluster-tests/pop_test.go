@@ -39,7 +39,12 @@ type pop struct {
 	ended chan struct{} // closed when the process has ended
 }
 
-const fanoutLimit = "EDGEPROXY_FANOUT_LIMIT"
+// What whole runs of these tests may set: for the mesh of many with tests of
+// a few POPs, and for either relay.
+const (
+	fanoutLimit = "EDGEPROXY_FANOUT_LIMIT"
+	relayPath   = "EDGEPROXY_RELAY"
+)
 
 // newPOP makes a POP on free ports with a directory of its own. It starts nothing.
 func newPOP(t testing.TB, env ...string) *pop {
@@ -56,9 +61,10 @@ func newPOP(t testing.TB, env ...string) *pop {
 		"EDGEPROXY_GOSSIP_ADDR=127.0.0.1:0", "EDGEPROXY_SYNC_ADDR=127.0.0.1:0",
 		"EDGEPROXY_DB_PATH=" + p.db, "EDGEPROXY_LOG_LEVEL=debug",
 	}, env...)
-	// The tests of a few POPs, with the mesh of many.
-	if limit := os.Getenv(fanoutLimit); limit != "" && p.setting(fanoutLimit) == "" {
-		p.env = append(p.env, fanoutLimit+"="+limit)
+	for _, name := range []string{fanoutLimit, relayPath} {
+		if value := os.Getenv(name); value != "" && p.setting(name) == "" {
+			p.env = append(p.env, name+"="+value)
+		}
 	}
 	t.Cleanup(func() {
 		if t.Failed() {

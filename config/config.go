@@ -56,8 +56,13 @@ type Config struct {
 	Insecure      bool       // gossip beyond loopback without a key
 	FanoutLimit   int        // POPs of a full mesh of record streams, at most, 2 to 4096
 
-	Relay        string // auto, reactor or goroutine; package proxy knows them
-	StrictLimits bool   // hard limits hold for the whole mesh, exactly
+	Relay                     string // auto, reactor or goroutine; package proxy knows them
+	MaxConnections            int    // of clients, open at the same time; 0: what the descriptors allow
+	AllowClients, DenyClients []netip.Prefix
+	ClientConnections         int     // open at the same time for one client prefix; 0: no bound
+	ClientRate                float64 // new ones a second for one client prefix; 0: no bound
+	ClientPrefix              [2]int  // bits of an IPv4 and of an IPv6 prefix that are one client
+	StrictLimits              bool    // hard limits hold for the whole mesh, exactly
 
 	Drain           time.Duration // 0: cut at once
 	ConnectTimeout  time.Duration // of one attempt

@@ -46,7 +46,7 @@ func TestDefaults(t *testing.T) {
 	want := &Config{
 		Listen: "0.0.0.0:8080", DBPath: "routing.db", Region: "sa", DBReload: 5 * time.Second,
 		BindingTTL: 10 * time.Minute, BindingMax: 1 << 20, APIAddr: "127.0.0.1:8180", GossipAddr: "0.0.0.0:7946", SyncAddr: "0.0.0.0:7947",
-		FanoutLimit: 32, Relay: "auto", Drain: 30 * time.Second, ConnectTimeout: 2 * time.Second, ConnectAttempts: 3,
+		FanoutLimit: 32, Relay: "auto", ClientPrefix: [2]int{32, 64}, Drain: 30 * time.Second, ConnectTimeout: 2 * time.Second, ConnectAttempts: 3,
 		HealthCheck: "tcp", IdleTimeout: time.Hour, LingerTimeout: time.Minute, LogLevel: "info", LogFormat: "auto",
 		origins: map[string]origin{},
 	}
@@ -84,6 +84,12 @@ cluster_key: AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=
 insecure: no
 fanout_limit: 3
 relay: Goroutine
+max_connections: 1000
+client_max_connections: 10
+client_max_rate: 2.5
+client_prefix: 24, 48
+allow_clients: 10.0.0.0/8
+deny_clients: [10.1.0.0/16, "::1"]
 drain_secs: 1.5
 connect_timeout_ms: 0.5
 connect_attempts: 10
@@ -113,7 +119,10 @@ regions: {eu-west: "53.34,-6.26"}
 		},
 		APIAddr: "localhost:80", APIToken: "007",
 		GossipAddr: "10.0.0.1:1", SyncAddr: "10.0.0.1:2", AdvertiseAddr: netip.MustParseAddr("192.0.2.9"),
-		Join: []string{"sa.example.net", "[2001:db8::1]:7946"}, ClusterKey: "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", FanoutLimit: 3, Relay: "goroutine", Drain: 1500 * time.Millisecond, ConnectTimeout: 500 * time.Microsecond,
+		Join: []string{"sa.example.net", "[2001:db8::1]:7946"}, ClusterKey: "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", FanoutLimit: 3, Relay: "goroutine",
+		MaxConnections: 1000, ClientConnections: 10, ClientRate: 2.5, ClientPrefix: [2]int{24, 48},
+		AllowClients: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, DenyClients: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("::1/128")},
+		Drain: 1500 * time.Millisecond, ConnectTimeout: 500 * time.Microsecond,
 		ConnectAttempts: 10, HealthCheck: "http path=/health", PanicThreshold: 50, HardMargin: 0.03, IdleTimeout: 365 * 24 * time.Hour, LingerTimeout: time.Second,
 		LogLevel: "warn", LogFormat: "json", AccessLog: true,
 		Countries: map[string]string{"NO": "eu", "BR": "sa"}, Regions: map[string][2]float64{"eu-west": {53.34, -6.26}},

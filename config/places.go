@@ -51,6 +51,28 @@ func prefix(item string) (netip.Prefix, error) {
 	return p, nil
 }
 
+const clientPrefixRule = "a whole number from 1 to 32 for IPv4, a comma, and one from 1 to 128 for IPv6"
+
+func clientPrefix(r raw) (out [2]int, err error) {
+	v4, v6, ok := strings.Cut(r.text, ",")
+	if !ok {
+		return out, fault{what: "is not two numbers", hint: "e.g. 32,64"}
+	}
+	for i, text := range [...]string{v4, v6} {
+		if out[i], err = whole(raw{text: strings.TrimSpace(text)}); err != nil {
+			return out, err
+		}
+	}
+	return out, nil
+}
+
+func validClientPrefix(bits [2]int) error {
+	if bits[0] < 1 || bits[0] > 32 || bits[1] < 1 || bits[1] > 128 {
+		return fault{what: "is out of range"}
+	}
+	return nil
+}
+
 func validPrefixes(ps []netip.Prefix) error {
 	for _, p := range ps {
 		if !p.IsValid() || p != p.Masked() || p.Addr().Is4In6() && p.Bits() >= 96 {

@@ -2,16 +2,21 @@ package node
 
 import "syscall"
 
-// maxConnections is how many client connections fit into the descriptors of
-// this process, two each, with some left for the API, the database and
+// maxConnections is how many client connections may be open: as many as were
+// asked for (0: no matter) and fit into the descriptors of this process, two
+// each, with some left for the API, the database and
 // whatever else must go on when clients have taken the rest. Go raises the
 // soft limit to the hard one at start.
-func maxConnections() int {
+func maxConnections(asked int) int {
 	var limit syscall.Rlimit
 	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) != nil {
-		return 0
+		return asked
 	}
 	total := min(uint64(limit.Cur), 1<<30)
 	reserve := min(512, total/4)
-	return int(max((total-reserve)/2, 1))
+	most := int(max((total-reserve)/2, 1))
+	if asked > 0 && asked < most {
+		return asked
+	}
+	return most
 }

@@ -233,7 +233,7 @@ func (n *Node) start(ctx context.Context) (err error) {
 	if err := n.paint(ctx, p); err != nil {
 		return err
 	}
-	serve := proxy.Config{Settings: settings(cfg), MaxConnections: maxConnections(), Relay: proxy.Relay(cfg.Relay)}
+	serve := proxy.Config{Settings: settings(cfg), Relay: proxy.Relay(cfg.Relay)}
 	if !serve.Relay.Available() {
 		return fmt.Errorf("%s: this system has no epoll: choose goroutine, or auto", cfg.Origin("relay"))
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/edgeproxy/edgeproxy/geo"
 	"github.com/edgeproxy/edgeproxy/geo/mmdb"
 	"github.com/edgeproxy/edgeproxy/proxy"
+	"github.com/edgeproxy/edgeproxy/proxy/guard"
 	"github.com/rs/zerolog"
 )
 
@@ -48,6 +49,12 @@ func settings(cfg *config.Config) proxy.Settings {
 		ConnectTimeout: cfg.ConnectTimeout, Attempts: cfg.ConnectAttempts,
 		IdleTimeout: cfg.IdleTimeout, LingerTimeout: cfg.LingerTimeout,
 		Drain: cfg.Drain, AccessLog: cfg.AccessLog,
+		MaxConnections: maxConnections(cfg.MaxConnections),
+		Guard: guard.Rules{
+			Allow: cfg.AllowClients, Deny: cfg.DenyClients,
+			Connections: cfg.ClientConnections, Rate: cfg.ClientRate,
+			IPv4Bits: cfg.ClientPrefix[0], IPv6Bits: cfg.ClientPrefix[1],
+		},
 	}
 	if cfg.ProxyProtocol {
 		s.Trusted = append([]netip.Prefix{}, cfg.TrustedProxies...)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/edgeproxy/edgeproxy/geo"
 	"github.com/edgeproxy/edgeproxy/internal/exhausted"
+	"github.com/edgeproxy/edgeproxy/proxy/guard"
 	"github.com/edgeproxy/edgeproxy/proxy/route"
 )
 
@@ -18,6 +19,7 @@ type account struct {
 	count  *counters
 	app    string      // of the listener
 	slot   *route.Slot // where a place is taken, or nil
+	seat   guard.Seat  // the client's own
 	picked time.Time   // when it was
 
 	// For the access log.
@@ -45,16 +47,31 @@ const (
 	endNoBackend         // none was healthy and below its limit
 	endConnectFailed     // no backend answered
 	endBadHeader         // no PROXY header, or a wrong one, from a trusted prefix
+	endDenied            // by the access lists
+	endTooMany           // the client had as many connections as it may
+	endTooFast           // the client opened them faster than it may
 	ends
 )
 
 var endNames = [ends]string{"open", "closed", "client_reset", "backend_reset", "idle_timeout",
-	"linger_timeout", "drained", "no_backend", "connect_failed", "bad_proxy_header"}
+	"linger_timeout", "drained", "no_backend", "connect_failed", "bad_proxy_header",
+	"denied", "too_many_connections", "too_many_new_connections"}
 
 func (e end) String() string { return endNames[e] }
 
 // mostAttempts bounds Settings.Attempts.
 const mostAttempts = 10
+
+// admit asks whether the client may connect; endOpen: it may.
+func (a *account) admit() end {
+	var verdict guard.Verdict
+	if a.seat, verdict = a.server.guard.Admit(a.peer.Addr(), a.started); verdict == guard.Admitted {
+		return endOpen
+	}
+	why := [...]end{guard.Denied: endDenied, guard.TooMany: endTooMany, guard.TooFast: endTooFast}[verdict]
+	a.server.perClient.Warn().Stringer("client", a.peer).Stringer("end", why).Msg("connection refused")
+	return why
+}
 
 // query is who asks for what; it also finds where the client is.
 func (a *account) query() route.Query {
@@ -119,6 +136,7 @@ func (a *account) finish(why end, in, out int64, now time.Time) {
 	if a.slot != nil {
 		a.slot.Release(now.Sub(a.picked))
 	}
+	s.guard.Leave(a.peer.Addr(), a.seat)
 	a.count.active.Add(-1)
 	a.count.ended[why].Add(1)
 

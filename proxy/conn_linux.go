@@ -84,7 +84,7 @@ func (w *worker) begin(fd int32, peer netip.AddrPort) {
 		w.control(unix.EPOLL_CTL_ADD, fd, interest, c.mark(reactor.Client))
 		return
 	}
-	w.choose(c)
+	w.enter(c)
 	// After the backend's, so that the client's first bytes find it connected
 	// where both are reported at once.
 	if c.key.generation == generation && c.pair.FD(reactor.Client) >= 0 {
@@ -129,7 +129,7 @@ func (w *worker) readHeader(c *conn) {
 			}
 			c.pair.Preload(&w.sockets, (*c.header)[length:c.have])
 			w.dropHeader(c)
-			w.choose(c)
+			w.enter(c)
 			return
 		case err == nil && out != reactor.Moved:
 			err = fmt.Errorf("PROXY header incomplete after %d bytes: %w", c.have, io.EOF)
@@ -146,6 +146,15 @@ func (w *worker) dropHeader(c *conn) {
 		buffers.Put(c.header)
 		c.header = nil
 	}
+}
+
+// enter lets the client in, or resets it: many of them must leave nothing behind.
+func (w *worker) enter(c *conn) {
+	if why := c.admit(); why != endOpen {
+		w.end(c, why, true)
+		return
+	}
+	w.choose(c)
 }
 
 // choose picks, reserves and dials the next backend, or ends the connection.

@@ -99,7 +99,7 @@ func (d *doors) due() {
 		return
 	}
 	if w.now.Sub(d.came) >= backlogGrace || w.now.After(d.until) || w.server.full() {
-		w.enter(finishing)
+		w.advance(finishing)
 		return
 	}
 	w.wheel.Set(doorTimer, w.after(backlogGrace/20))

@@ -58,6 +58,9 @@ var cases = []struct {
 	{"a shorter idle timeout set live", true, caseIdleConfigure},
 
 	{"at most so many connections", false, caseMaxConnections},
+	{"who may connect", false, caseAccessLists},
+	{"so many connections of one client", false, caseClientConnections},
+	{"so many new connections of one client", false, caseClientRate},
 
 	{"drain finishes what is open", true, caseDrain},
 	{"drain serves the backlog", false, caseDrainBacklog},

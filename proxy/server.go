@@ -5,8 +5,8 @@
 //	ln, err := proxy.Listen(ctx, "0.0.0.0:8080")
 //	err = srv.Serve(ctx, ln, "myapp") // until ctx ends and the open connections have
 //
-// For every connection: PROXY header where one is due, pick and reserve a
-// backend, connect with a timeout, the next best one where that fails, then
+// For every connection: PROXY header where one is due, may the client connect
+// at all (package guard), pick and reserve a backend, connect with a timeout, the next best one where that fails, then
 // bytes both ways until both directions have ended. A half-close is passed on
 // as a half-close and a reset as a reset. A place is taken before the dial and
 // given back exactly once. An idle connection holds its two descriptors, two
@@ -27,6 +27,7 @@ import (
 	"time"
 
 	"github.com/edgeproxy/edgeproxy/geo"
+	"github.com/edgeproxy/edgeproxy/proxy/guard"
 	"github.com/edgeproxy/edgeproxy/proxy/route"
 	"github.com/rs/zerolog"
 )
@@ -47,6 +48,11 @@ type Settings struct {
 	Drain          time.Duration  // how long open connections may go on once Serve's context has ended
 	Trusted        []netip.Prefix // from these a PROXY header is required; from all others it is data
 	AccessLog      bool           // one line a connection at level info instead of debug
+	// MaxConnections pauses accepting at so many open connections, so that
+	// clients cannot take the descriptors that the rest of the process needs.
+	// 0: no bound.
+	MaxConnections int
+	Guard          guard.Rules // who may connect; the address of a PROXY header counts
 }
 
 func (s Settings) withDefaults() Settings {
@@ -79,10 +85,6 @@ func (s *Settings) trusts(peer netip.Addr) bool {
 // Config is what stays the same while the server runs.
 type Config struct {
 	Settings
-	// MaxConnections pauses accepting at so many open connections, so that
-	// clients cannot take the descriptors that the rest of the process needs.
-	// 0: no bound.
-	MaxConnections int
 	// Relay is how connections are relayed; empty: Auto.
 	Relay Relay
 	// Rights are waited for where the router lacks one, with strict limits; nil without.
@@ -113,7 +115,7 @@ type Rights interface {
 type Server struct {
 	Metrics   Metrics
 	settings  atomic.Pointer[Settings]
-	max       int64
+	guard     *guard.Guard
 	router    *route.Router
 	rights    Rights
 	geo       Geo
@@ -130,7 +132,7 @@ type Server struct {
 
 // New makes a server that does nothing until Serve.
 func New(cfg Config, router *route.Router, geo Geo, log zerolog.Logger) *Server {
-	s := &Server{max: int64(cfg.MaxConnections), router: router, rights: cfg.Rights, geo: geo, log: log, killed: make(chan struct{})}
+	s := &Server{guard: guard.New(time.Now()), router: router, rights: cfg.Rights, geo: geo, log: log, killed: make(chan struct{})}
 	s.reactor = hasReactor && cfg.Relay != Goroutines
 	s.perClient = log.Sample(&zerolog.BurstSampler{Burst: 10, Period: time.Second})
 	s.dialer = net.Dialer{KeepAlive: -1, Control: func(_, _ string, c syscall.RawConn) error { return keepAlive(c) }}
@@ -143,6 +145,7 @@ func New(cfg Config, router *route.Router, geo Geo, log zerolog.Logger) *Server 
 func (s *Server) Configure(set Settings) {
 	set = set.withDefaults()
 	s.settings.Store(&set)
+	s.guard.Set(set.Guard)
 	s.groups.wake()
 }
 
@@ -307,7 +310,10 @@ const (
 	backlogMost  = 5 * time.Second        // where new ones cannot be kept out and never pause
 )
 
-func (s *Server) full() bool { return s.max > 0 && s.Active() >= s.max }
+func (s *Server) full() bool {
+	most := s.settings.Load().MaxConnections
+	return most > 0 && s.Active() >= int64(most)
+}
 
 // serve hands a connection to a worker.
 func (s *Server) serve(f *front, conn *net.TCPConn) {

@@ -52,6 +52,11 @@ func (s *Server) handle(f *front, conn *net.TCPConn) {
 		}
 	}
 
+	if why := c.admit(); why != endOpen {
+		_ = c.client.SetLinger(0) // a reset: that many of them must leave nothing behind
+		c.refuse(why)
+		return
+	}
 	if why := c.connectBackend(c.query(), set); why != endOpen {
 		c.refuse(why)
 		return

@@ -187,7 +187,7 @@ func caseIdleConfigure(t *testing.T, start starter) {
 func caseMaxConnections(t *testing.T, start starter) {
 	const most = 4
 	b := newBackend(t, echo)
-	r := start(t, setup{Config: Config{MaxConnections: most}, targets: b.one()})
+	r := start(t, setup{Config: Config{Settings: Settings{MaxConnections: most}}, targets: b.one()})
 	var served []*net.TCPConn
 	for range most {
 		c := dial(t, r.addr)

@@ -139,7 +139,7 @@ func (w *worker) run() {
 		w.turns()
 		w.wheel.Advance(w.ticks(w.now), w.due)
 		if goal := w.goal.Load(); goal > w.stage {
-			w.enter(goal)
+			w.advance(goal)
 		}
 	}
 }
@@ -223,8 +223,8 @@ func (w *worker) due(id uint32) {
 	w.expire(w.conns.At(id - firstTimer))
 }
 
-// enter begins a stage.
-func (w *worker) enter(stage int32) {
+// advance begins a stage.
+func (w *worker) advance(stage int32) {
 	w.stage = stage
 	if stage == resting {
 		w.doors.rest()
