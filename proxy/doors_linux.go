@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"errors"
+	"os"
 	"sync"
 	"time"
 
@@ -13,6 +15,7 @@ import (
 type doors struct {
 	worker *worker
 	fds    []int
+	first  int  // of fds: the copy of the group's first listener, if there is one
 	shared bool // with the other workers
 	shut   bool // accepting pauses
 	pause  pauser
@@ -132,6 +135,22 @@ func (d *doors) close() {
 	if d.worker.group.opened {
 		d.worker.group.resting.Done()
 	}
+}
+
+// copies are descriptors of the same sockets, but for the group's first one.
+func (d *doors) copies() (files []*os.File, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, fd := range d.fds {
+		if fd == d.first {
+			continue
+		}
+		copy, cerr := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+		if err = errors.Join(err, os.NewSyscallError("dup", cerr)); cerr == nil {
+			files = append(files, os.NewFile(uintptr(copy), "listener"))
+		}
+	}
+	return files, err
 }
 
 // backlog is how many wait at the doors. Any goroutine may ask.

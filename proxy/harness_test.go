@@ -36,7 +36,7 @@ const patience = 45 * time.Second
 
 // relayUnderTest is what the cases know of an implementation of the relay.
 type relayUnderTest interface {
-	Serve(ctx context.Context, ln *net.TCPListener, app string) error
+	Serve(ctx context.Context, ln *net.TCPListener, app string, others ...*net.TCPListener) error
 	Configure(Settings)
 	Kill()
 	Active() int64

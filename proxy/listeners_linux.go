@@ -8,16 +8,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// listenGroup opens n more listeners at the address of ln, one for each
-// worker, among which the kernel spreads the connections (SO_REUSEPORT). That
+// listenGroup opens as many listeners at the address of ln as there are not
+// yet, one for each of n workers, among which the kernel spreads the
+// connections (SO_REUSEPORT). That
 // ln was bound without this option says that the address is nobody else's; it
 // is set only now. ln itself gets no new connections any more: it is in the
 // runtime's poller, which would wake a thread for each.
 //
 // An error means that there is no group, as with a listener that another
 // user's process has bound.
-func listenGroup(ln *net.TCPListener, n int) (fds []int, err error) {
-	err = control(ln, func(fd int) error {
+func listenGroup(ln *net.TCPListener, fds []int, n int) ([]int, error) {
+	given := len(fds)
+	err := control(ln, func(fd int) error {
 		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
 			return err
 		}
@@ -25,19 +27,21 @@ func listenGroup(ln *net.TCPListener, n int) (fds []int, err error) {
 		if err != nil {
 			return err
 		}
-		for range n {
+		for len(fds) < n {
 			one, err := listenAt(fd, at)
 			if err != nil {
-				closeAll(fds)
-				fds = nil
 				return err
 			}
 			fds = append(fds, one)
 		}
 		// Without it ln, of which a worker has a copy, gets its share.
-		_ = spreadBehindFirst(fd, n)
+		_ = spreadBehindFirst(fd, len(fds))
 		return nil
 	})
+	if err != nil && given == 0 {
+		closeAll(fds)
+		return nil, err
+	}
 	return fds, err
 }
 
@@ -86,6 +90,23 @@ func spreadBehindFirst(fd, n int) error {
 	}
 	return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_REUSEPORT_CBPF,
 		&unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]})
+}
+
+// takeOver makes the listeners that another process opened descriptors of ours.
+func takeOver(lns []*net.TCPListener) (fds []int, err error) {
+	for _, ln := range lns {
+		fd, cerr := copyOf(ln)
+		err = errors.Join(err, cerr)
+		if cerr == nil {
+			fds = append(fds, fd)
+		}
+		ln.Close()
+	}
+	if err != nil {
+		closeAll(fds)
+		return nil, err
+	}
+	return fds, nil
 }
 
 // copyOf is a descriptor of the same socket that nobody else closes.

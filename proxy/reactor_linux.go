@@ -2,8 +2,10 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
+	"os"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -31,23 +33,25 @@ type group struct {
 }
 
 // serveReactor is Serve by epoll.
-func (s *Server) serveReactor(ctx context.Context, ln *net.TCPListener, app string) error {
+func (s *Server) serveReactor(ctx context.Context, ln *net.TCPListener, app string, others []*net.TCPListener) error {
 	cut, cutNow := context.WithCancel(context.WithoutCancel(ctx))
 	defer cutNow()
 	g := &group{server: s, app: app, cut: cut}
-	if err := g.open(ln); err != nil {
+	if err := g.open(ln, others); err != nil {
 		ln.Close()
 		return err
 	}
 	s.groups.add(g)
 	defer s.groups.remove(g)
+	s.serving.add(ln, func() ([]*os.File, error) { return g.files(ln) })
+	defer s.serving.remove(ln)
 	for _, w := range g.workers {
 		g.running.Go(w.run)
 	}
 
 	broke := g.wait(ctx, ln)
 	stage := resting
-	if broke {
+	if broke || s.given.Load() {
 		stage = finishing
 	}
 	g.enter(stage)
@@ -76,9 +80,10 @@ func (s *Server) serveReactor(ctx context.Context, ln *net.TCPListener, app stri
 	return nil
 }
 
-// open makes a worker for each core, and a listener for each. Where the
-// address cannot be shared like that they accept from one and the same.
-func (g *group) open(ln *net.TCPListener) (err error) {
+// open makes a worker for each core, and a listener for each, but for those
+// that there are already. Where the address cannot be shared like that they
+// accept from one and the same.
+func (g *group) open(ln *net.TCPListener, others []*net.TCPListener) (err error) {
 	defer func() {
 		if err != nil {
 			for _, w := range g.workers {
@@ -94,15 +99,18 @@ func (g *group) open(ln *net.TCPListener) (err error) {
 		}
 		g.workers = append(g.workers, w)
 	}
-	var fds []int
+	fds, err := takeOver(others)
+	if err != nil {
+		return fmt.Errorf("listen on %s: %w", ln.Addr(), err)
+	}
 	if !g.alone {
-		if fds, err = listenGroup(ln, n); err != nil {
+		if fds, err = listenGroup(ln, fds, n); err != nil {
 			g.server.log.Debug().Err(err).Msg("workers share one listener")
 		}
 	}
 	for i, w := range g.workers {
-		if fds != nil {
-			w.listen(fds[i], false)
+		for j := i; j < len(fds); j += n {
+			w.listen(fds[j], false)
 		}
 		if fds == nil || i == 0 { // who waits there already, too
 			fd, err := copyOf(ln)
@@ -110,11 +118,22 @@ func (g *group) open(ln *net.TCPListener) (err error) {
 				return fmt.Errorf("listen on %s: %w", ln.Addr(), err)
 			}
 			w.listen(fd, fds == nil)
+			w.doors.first = fd
 		}
 	}
 	g.resting.Add(n)
 	g.opened = true
 	return nil
+}
+
+// files are copies of ln and of the workers' listeners.
+func (g *group) files(ln *net.TCPListener) ([]*os.File, error) {
+	files, err := copies([]*net.TCPListener{ln})
+	for _, w := range g.workers {
+		more, werr := w.doors.copies()
+		files, err = append(files, more...), errors.Join(err, werr)
+	}
+	return files, err
 }
 
 // wait returns when the context ends, or true when somebody else has closed the listener.

@@ -77,7 +77,7 @@ func TestSharedListener(t *testing.T) {
 	ln := listen(t)
 	ctx, stop := context.WithCancel(context.Background())
 	g := &group{server: srv, cut: ctx, alone: true}
-	if err := g.open(ln); err != nil {
+	if err := g.open(ln, nil); err != nil {
 		t.Fatal(err)
 	}
 	var serving sync.WaitGroup
@@ -111,7 +111,7 @@ func TestListenGroup(t *testing.T) {
 	const n, clients = 3, 60
 	ln := listen(t)
 	defer ln.Close()
-	fds, err := listenGroup(ln, n)
+	fds, err := listenGroup(ln, nil, n)
 	if err != nil {
 		t.Fatal(err)
 	}

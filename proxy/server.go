@@ -30,6 +30,7 @@ import (
 	"github.com/edgeproxy/edgeproxy/proxy/guard"
 	"github.com/edgeproxy/edgeproxy/proxy/route"
 	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
 )
 
 // Geo finds where a client is; the zero Place where nothing is known.
@@ -126,6 +127,8 @@ type Server struct {
 	groups    groups // of the reactor's workers
 
 	sessions registry
+	serving  inService
+	given    atomic.Bool   // another process has the listeners
 	killed   chan struct{} // closed by Kill
 	kill     sync.Once
 }
@@ -181,13 +184,14 @@ type front struct {
 
 // Serve accepts connections for the app (empty: any backend) until ctx ends,
 // then lets open ones finish until Settings.Drain has passed or Kill is
-// called, and closes those that are left. It closes ln. The error is nil
-// unless the listener broke.
-func (s *Server) Serve(ctx context.Context, ln *net.TCPListener, app string) error {
+// called, and closes those that are left. It closes ln and the others, which
+// are at the same address and come from Files. The error is nil unless the
+// listener broke.
+func (s *Server) Serve(ctx context.Context, ln *net.TCPListener, app string, others ...*net.TCPListener) error {
 	if s.reactor {
-		return s.serveReactor(ctx, ln, app)
+		return s.serveReactor(ctx, ln, app, others)
 	}
-	return s.serveGoroutines(ctx, ln, app)
+	return s.serveGoroutines(ctx, ln, app, others)
 }
 
 // Waiting says whether connections wait to be accepted from ln, or from the
@@ -197,7 +201,7 @@ func (s *Server) Waiting(ln *net.TCPListener) bool {
 	return err == nil && backlog > 0 || s.groups.waiting()
 }
 
-func (s *Server) serveGoroutines(ctx context.Context, ln *net.TCPListener, app string) error {
+func (s *Server) serveGoroutines(ctx context.Context, ln *net.TCPListener, app string, others []*net.TCPListener) error {
 	outlive := context.WithoutCancel(ctx) // open connections go on when ctx has ended
 	cut, cutNow := context.WithCancel(outlive)
 	defer cutNow()
@@ -207,16 +211,14 @@ func (s *Server) serveGoroutines(ctx context.Context, ln *net.TCPListener, app s
 	sweepCtx, stopSweep := context.WithCancel(outlive)
 	sweeping.Go(func() { s.sweep(sweepCtx) })
 
-	woken := make(chan struct{})
-	unwatch := context.AfterFunc(ctx, func() { _ = ln.SetDeadline(longAgo); close(woken) })
-	err := s.acceptAll(ctx, ln, f)
-	if !unwatch() {
-		<-woken // acceptRest sets another deadline
+	var accepting errgroup.Group
+	all := append([]*net.TCPListener{ln}, others...)
+	for _, one := range all {
+		accepting.Go(func() error { return s.acceptFrom(ctx, one, f) })
 	}
-	if err == nil {
-		s.acceptRest(ln, f)
-	}
-	ln.Close()
+	s.serving.add(ln, func() ([]*os.File, error) { return copies(all) })
+	defer s.serving.remove(ln)
+	err := accepting.Wait()
 	close(f.jobs)
 	s.drain(f, cutNow)
 	stopSweep()
@@ -250,6 +252,21 @@ func (s *Server) drain(f *front, cutNow context.CancelFunc) {
 
 // Kill ends every drain at once.
 func (s *Server) Kill() { s.kill.Do(func() { close(s.killed) }) }
+
+// acceptFrom serves who comes to a listener until ctx ends, and closes it.
+func (s *Server) acceptFrom(ctx context.Context, ln *net.TCPListener, f *front) error {
+	defer ln.Close()
+	woken := make(chan struct{})
+	unwatch := context.AfterFunc(ctx, func() { _ = ln.SetDeadline(longAgo); close(woken) })
+	err := s.acceptAll(ctx, ln, f)
+	if !unwatch() {
+		<-woken // acceptRest sets another deadline
+	}
+	if err == nil && !s.given.Load() {
+		s.acceptRest(ln, f)
+	}
+	return err
+}
 
 // acceptAll serves every connection until ctx ends.
 func (s *Server) acceptAll(ctx context.Context, ln *net.TCPListener, f *front) error {

@@ -1,0 +1,63 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+)
+
+// Files are copies of the sockets that listen where ln does, ln's own first,
+// for another process to serve (package handover): who waits in their queues
+// is that one's. ln must be one that is being served.
+func (s *Server) Files(ln *net.TCPListener) ([]*os.File, error) {
+	return s.serving.files(ln)
+}
+
+// GiveAway says that another process serves all listeners: when Serve's context
+// ends, nobody who waits in their queues is taken or refused here.
+func (s *Server) GiveAway() { s.given.Store(true) }
+
+// inService are the listeners that are served, each with what copies it and
+// those that share its address. The zero value is ready.
+type inService struct {
+	mu  sync.Mutex
+	all map[*net.TCPListener]func() ([]*os.File, error)
+}
+
+func (s *inService) add(ln *net.TCPListener, files func() ([]*os.File, error)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.all == nil {
+		s.all = map[*net.TCPListener]func() ([]*os.File, error){}
+	}
+	s.all[ln] = files
+}
+
+func (s *inService) remove(ln *net.TCPListener) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.all, ln)
+}
+
+func (s *inService) files(ln *net.TCPListener) ([]*os.File, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	files := s.all[ln]
+	if files == nil {
+		return nil, fmt.Errorf("%s is not served", ln.Addr())
+	}
+	return files()
+}
+
+// copies are descriptors of the same sockets.
+func copies(lns []*net.TCPListener) (files []*os.File, err error) {
+	for _, ln := range lns {
+		f, ferr := ln.File()
+		if err = errors.Join(err, ferr); ferr == nil {
+			files = append(files, f)
+		}
+	}
+	return files, err
+}
