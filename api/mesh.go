@@ -15,6 +15,7 @@ type Mesh interface {
 	Members(ctx context.Context) ([]Member, error)
 	Forget(ctx context.Context, node string) error // ErrNotFound; ErrConflict while it lives
 	Leave(ctx context.Context) error               // returns before the POP has ended
+	Upgrade(ctx context.Context) (Upgrade, error)  // returns before the new process serves; ErrConflict where it cannot be
 
 	Keys(ctx context.Context) ([]ClusterKey, error)
 	AddKey(ctx context.Context, key string) (ClusterKey, error) // base64 of 32 bytes
@@ -27,6 +28,12 @@ type Mesh interface {
 
 	// Backup writes a consistent copy of the routing database.
 	Backup(ctx context.Context, to io.Writer) error
+}
+
+// Upgrade is the process that takes a POP over.
+type Upgrade struct {
+	PID     int    `json:"pid"`
+	Version string `json:"version"`
 }
 
 // ErrConflict is a refusal because of the state that the mesh is in.

@@ -34,6 +34,11 @@ func (c *Client) Leave(ctx context.Context) error {
 	return err
 }
 
+// Upgrade implements Mesh.
+func (c *Client) Upgrade(ctx context.Context) (Upgrade, error) {
+	return call[Upgrade](ctx, c, http.MethodPost, "/api/v1/upgrade", nil, nil)
+}
+
 // Keys implements Mesh.
 func (c *Client) Keys(ctx context.Context) ([]ClusterKey, error) {
 	all, err := call[[]ClusterKey](ctx, c, http.MethodGet, "/api/v1/keys", nil, nil)

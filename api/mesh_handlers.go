@@ -22,6 +22,11 @@ func (s *Server) leave(w http.ResponseWriter, r *http.Request) {
 	s.done(w, s.cfg.Mesh.Leave(r.Context()))
 }
 
+func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) {
+	up, err := s.cfg.Mesh.Upgrade(r.Context())
+	s.answer(w, http.StatusAccepted, up, err)
+}
+
 func (s *Server) keys(w http.ResponseWriter, r *http.Request) {
 	all, err := s.cfg.Mesh.Keys(r.Context())
 	s.answer(w, http.StatusOK, orEmpty(all), err)

@@ -113,6 +113,7 @@ func (s *Server) handler() http.Handler {
 	closed.HandleFunc("GET /api/v1/members", s.members)
 	closed.HandleFunc("DELETE /api/v1/members/{node}", s.forget)
 	closed.HandleFunc("POST /api/v1/leave", s.leave)
+	closed.HandleFunc("POST /api/v1/upgrade", s.upgrade)
 	closed.HandleFunc("GET /api/v1/keys", s.keys)
 	closed.HandleFunc("POST /api/v1/keys", s.addKey)
 	closed.HandleFunc("POST /api/v1/keys/{id}/use", s.useKey)

@@ -110,6 +110,7 @@ type Status struct {
 	Node        string         `json:"node"`
 	Region      string         `json:"region"`
 	Version     string         `json:"version"`
+	PID         int            `json:"pid,omitempty"` // of a running POP
 	Ready       bool           `json:"ready"`
 	Reasons     []string       `json:"reasons"` // why it is not ready
 	Connections int64          `json:"connections"`

@@ -77,7 +77,7 @@ func closeAll(visits []*visit) {
 func TestIdleConnections(t *testing.T) {
 	const (
 		connections   = 5000
-		fewOfItsOwn   = 16       // descriptors that do not grow with connections: a log, a request
+		fewOfItsOwn   = 16 // descriptors that do not grow with connections: a log, a request
 		neededByTests = 2*connections + 1000
 	)
 	var limit syscall.Rlimit

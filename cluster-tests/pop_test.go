@@ -187,8 +187,11 @@ func (p *pop) reaches(t testing.TB, check func() error) {
 	})
 }
 
-// findAddresses reads the file that the running process left beside the database.
-func (p *pop) findAddresses() error {
+// findAddresses reads the file that the process left which was launched.
+func (p *pop) findAddresses() error { return p.findAddressesOf(p.cmd.Process.Pid) }
+
+// findAddressesOf reads the file that a running process left beside the database.
+func (p *pop) findAddressesOf(pid int) error {
 	body, err := os.ReadFile(p.db + ".pop")
 	if err != nil {
 		return err
@@ -197,7 +200,7 @@ func (p *pop) findAddresses() error {
 	if err := json.Unmarshal(body, &file); err != nil {
 		return err
 	}
-	if file.PID != p.cmd.Process.Pid {
+	if file.PID != pid {
 		return fmt.Errorf("%s.pop is of process %d", p.db, file.PID)
 	}
 	p.mu.Lock()

@@ -65,6 +65,7 @@ type Config struct {
 	StrictLimits              bool    // hard limits hold for the whole mesh, exactly
 
 	Drain           time.Duration // 0: cut at once
+	UpgradeDrain    time.Duration // of the old process; 0: until the last connection has ended
 	ConnectTimeout  time.Duration // of one attempt
 	ConnectAttempts int           // backends tried for one client, 1 to 10
 	IdleTimeout     time.Duration

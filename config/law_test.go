@@ -23,7 +23,7 @@ var samples = map[string][]string{
 	"join": {"a.example", "192.0.2.1:7946,[::1]:1"}, "cluster_key": {"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBA="}, "insecure": {"true", "false"}, "fanout_limit": {"2", "4096"},
 	"connect_timeout_ms": {"1", "2000"}, "connect_attempts": {"1", "10"}, "idle_timeout_secs": {"1", "3600"},
 	"health_check": {"tcp", "off"}, "panic_threshold": {"0", "100"}, "hard_margin": {"0", "0.03", "0.5"}, "strict_limits": {"on", "off"}, "relay": {"auto", "reactor", "goroutine"},
-	"max_connections": {"0", "100"}, "client_max_connections": {"0", "5"}, "client_max_rate": {"0", "0.5"}, "client_prefix": {"1,128", "32, 64"},
+	"max_connections": {"0", "100"}, "client_max_connections": {"0", "5"}, "client_max_rate": {"0", "0.5"}, "upgrade_drain_secs": {"0", "60"}, "client_prefix": {"1,128", "32, 64"},
 	"allow_clients": {"10.0.0.0/8", "::1,192.0.2.1"}, "deny_clients": {"10.0.0.0/8", "::1,192.0.2.1"},
 	"linger_timeout_secs": {"1", "60"}, "log_level": {"info", "trace"}, "log_format": {"json", "auto"},
 	"access_log": {"true", "false"}, "countries": {"{BR: eu}", "{NO: us}"}, "regions": {`{eu: "1,2"}`, `{eu: "3,4"}`},
@@ -143,7 +143,7 @@ func TestWhatMayChangeOnSIGHUP(t *testing.T) {
 			live = append(live, s.Key)
 		}
 	}
-	want := "binding_ttl_secs trusted_proxies max_connections client_max_connections client_max_rate client_prefix allow_clients deny_clients drain_secs connect_timeout_ms connect_attempts health_check panic_threshold hard_margin " +
+	want := "binding_ttl_secs trusted_proxies max_connections client_max_connections client_max_rate client_prefix allow_clients deny_clients drain_secs upgrade_drain_secs connect_timeout_ms connect_attempts health_check panic_threshold hard_margin " +
 		"idle_timeout_secs linger_timeout_secs log_level access_log countries regions"
 	if got := strings.Join(live, " "); got != want {
 		t.Errorf("live are %s", got)

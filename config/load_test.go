@@ -91,6 +91,7 @@ client_prefix: 24, 48
 allow_clients: 10.0.0.0/8
 deny_clients: [10.1.0.0/16, "::1"]
 drain_secs: 1.5
+upgrade_drain_secs: 60
 connect_timeout_ms: 0.5
 connect_attempts: 10
 health_check: http path=/health
@@ -122,7 +123,7 @@ regions: {eu-west: "53.34,-6.26"}
 		Join: []string{"sa.example.net", "[2001:db8::1]:7946"}, ClusterKey: "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", FanoutLimit: 3, Relay: "goroutine",
 		MaxConnections: 1000, ClientConnections: 10, ClientRate: 2.5, ClientPrefix: [2]int{24, 48},
 		AllowClients: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, DenyClients: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("::1/128")},
-		Drain: 1500 * time.Millisecond, ConnectTimeout: 500 * time.Microsecond,
+		Drain: 1500 * time.Millisecond, UpgradeDrain: time.Minute, ConnectTimeout: 500 * time.Microsecond,
 		ConnectAttempts: 10, HealthCheck: "http path=/health", PanicThreshold: 50, HardMargin: 0.03, IdleTimeout: 365 * 24 * time.Hour, LingerTimeout: time.Second,
 		LogLevel: "warn", LogFormat: "json", AccessLog: true,
 		Countries: map[string]string{"NO": "eu", "BR": "sa"}, Regions: map[string][2]float64{"eu-west": {53.34, -6.26}},

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"os"
 	"sync/atomic"
 	"time"
 
@@ -228,7 +229,8 @@ func (n *Node) Status(ctx context.Context) (api.Status, error) {
 	st.Version, st.Listen, st.API, st.Started = n.opts.Version, n.addrs.Listen, n.addrs.API, n.started.UTC()
 	st.Reasons = append(st.Reasons, n.notReady()...)
 	st.Ready = len(st.Reasons) == 0
-	st.Connections = n.server.Active()
+	st.Connections = n.server.Active() + n.elders.active()
+	st.PID = os.Getpid()
 	st.Bindings = n.router.Bindings()
 	if n.mesh() == nil {
 		return st, nil

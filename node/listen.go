@@ -5,12 +5,90 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"syscall"
 
 	"github.com/edgeproxy/edgeproxy/config"
 	"github.com/edgeproxy/edgeproxy/proxy"
 	"github.com/rs/zerolog"
 )
+
+// listen has the sockets of the clients and of the API: those that were passed
+// on, where they are at the addresses that are asked for now, else new ones.
+func (n *Node) listen(ctx context.Context, cfg *config.Config) error {
+	estate := n.opts.Estate
+	if err := n.elders.listen(estate.Take(socketElder), &n.router.Slots); err != nil {
+		return err
+	}
+	all, err := n.adopt(ctx, cfg, socketListen, "listen_addr", cfg.Listen)
+	if err != nil {
+		return err
+	}
+	n.front, n.others = all[0], all[1:]
+	if all, err = n.adopt(ctx, cfg, socketAPI, "api_addr", cfg.APIAddr); err != nil {
+		return err
+	}
+	n.apiFront = all[0]
+	for _, name := range estate.Left() {
+		n.log.Warn().Str("socket", name).Msg("inherited socket closed: it is none of " + socketListen + " and " + socketAPI)
+	}
+	return nil
+}
+
+// adopt takes the inherited listeners of a name.
+func (n *Node) adopt(ctx context.Context, cfg *config.Config, name, key, addr string) ([]*net.TCPListener, error) {
+	lns, err := n.opts.Estate.Listeners(name)
+	if err != nil {
+		return nil, err
+	}
+	if len(lns) > 0 {
+		// From systemd the unit says which address it is.
+		if !n.opts.Estate.Succeeds() || heldAddr(cfg, key, addr, lns[0].Addr().String()) == lns[0].Addr().String() {
+			return lns, nil
+		}
+		n.log.Info().Str("setting", key).Str("from", lns[0].Addr().String()).Str("to", addr).Msg("address changed with the upgrade")
+		for _, ln := range lns {
+			ln.Close()
+		}
+	}
+	ln, err := listen(ctx, cfg, key, addr, n.log)
+	return []*net.TCPListener{ln}, err
+}
+
+// heldAddr is the address for a setting of a process that takes the place of
+// one that had held: that, where the port was any or one that happened to be free.
+func heldAddr(cfg *config.Config, key, addr, held string) string {
+	host, port, err := net.SplitHostPort(addr)
+	heldHost, _, herr := net.SplitHostPort(held)
+	if err != nil || herr != nil {
+		return addr
+	}
+	if port != "0" && cfg.Explicit(key) {
+		if want, err := net.ResolveTCPAddr("tcp", addr); err == nil && sameAddr(want.String(), held) {
+			return held
+		}
+		return addr
+	}
+	if cfg.Explicit(key) && !sameAddr(net.JoinHostPort(host, "0"), net.JoinHostPort(heldHost, "0")) {
+		return addr
+	}
+	return held
+}
+
+// sameAddr compares what two addresses bind: no address is every address, which the kernel shows as [::].
+func sameAddr(a, b string) bool {
+	plain := func(addr string) string {
+		host, port, _ := net.SplitHostPort(addr)
+		switch {
+		case host == "0.0.0.0", host == "::", host == "":
+			host = ""
+		case strings.EqualFold(host, "localhost"):
+			host = "127.0.0.1"
+		}
+		return net.JoinHostPort(host, port)
+	}
+	return plain(a) == plain(b)
+}
 
 // listen opens the address of a setting. A default port that is taken moves to
 // a free one, so that a first try on a busy machine works; one that somebody

@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,6 +29,7 @@ import (
 	"github.com/edgeproxy/edgeproxy/config"
 	"github.com/edgeproxy/edgeproxy/geo"
 	"github.com/edgeproxy/edgeproxy/gossip"
+	"github.com/edgeproxy/edgeproxy/internal/handover"
 	"github.com/edgeproxy/edgeproxy/mesh"
 	"github.com/edgeproxy/edgeproxy/proxy"
 	"github.com/edgeproxy/edgeproxy/proxy/route"
@@ -44,13 +46,20 @@ type Options struct {
 	// Via says where this POP reaches a mesh address, host:port, of another:
 	// the lab puts relays between its POPs, which it can cut. nil: there.
 	Via func(addr string) string
+
+	// Successor is the command that runs the next generation of this POP, from
+	// the binary as it is on the disk then; nil: this one cannot be upgraded.
+	Successor func() *exec.Cmd
+	// Estate is what the generation before, or systemd, has passed on; nil: nothing.
+	Estate *handover.Estate
 }
 
 // Node is one POP.
 type Node struct {
 	opts Options
 	log  zerolog.Logger
-	cfg  *config.Config // as started with; what may change since lives where it is used
+	succession
+	cfg *config.Config // as started with; what may change since lives where it is used
 
 	started  time.Time
 	draining atomic.Bool
@@ -72,6 +81,7 @@ type Node struct {
 	server   *proxy.Server
 	ledger   *ledger // nil without strict limits
 	front    *net.TCPListener
+	others   []*net.TCPListener // at the same address, inherited
 	apiFront *net.TCPListener
 	addrs    Addrs
 	end      context.CancelFunc // begins the orderly end
@@ -91,6 +101,7 @@ func New(cfg *config.Config, opts Options, log zerolog.Logger) *Node {
 		opts.Now = time.Now
 	}
 	n := &Node{opts: opts, log: log, cfg: cfg, ready: make(chan struct{}), aborted: make(chan struct{}), patience: usualPatience}
+	n.heirs = make(chan *heir, 1)
 	return n
 }
 
@@ -125,7 +136,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	var behind sync.WaitGroup
 	part := n.live.Load()
 	if m := part.mesh; m != nil {
-		ringEnded, err := m.join(support)
+		ringEnded, err := m.join(support, n.will.Gossip)
 		if err != nil {
 			return err
 		}
@@ -163,11 +174,16 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		defer stopSupport() // the API answers until the last connection is gone
-		return n.server.Serve(gctx, n.front, n.cfg.App)
+		return n.server.Serve(gctx, n.front, n.cfg.App, n.others...)
 	})
+	apiEnded := make(chan struct{})
 	g.Go(func() error {
+		defer close(apiEnded)
 		cfg := api.Config{Token: string(n.cfg.APIToken), Ready: n.notReady, Metrics: n.metrics(), Mesh: n}
 		return api.New(cfg, n, n.log.With().Str("component", "api").Logger()).Serve(support, n.apiFront)
+	})
+	g.Go(func() error {
+		return n.passOn(gctx, func() { stopSupport(); behind.Wait(); <-apiEnded })
 	})
 	if part.mesh != nil {
 		g.Go(func() error { return n.yield(gctx, part.mesh.taken) })
@@ -175,12 +191,20 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	g.Go(func() error {
 		<-gctx.Done()
 		n.draining.Store(true)
+		if n.retired.Load() {
+			return nil // the POP goes on, elsewhere
+		}
 		notify(daemon.SdNotifyStopping)
 		n.log.Info().Int64("connections", n.server.Active()).Msg("draining")
 		return nil
 	})
 	close(n.ready)
 	notify(daemon.SdNotifyReady)
+	if n.opts.Estate.Succeeds() {
+		if err := n.opts.Estate.Serving(); err != nil {
+			n.log.Warn().Err(err).Msg("the process before this one does not hear that it is over")
+		}
+	}
 	n.log.Info().Str("node", n.life.Node).Str("region", n.cfg.Region).Str("listen", n.addrs.Listen).Str("api", n.addrs.API).
 		Str("db", n.store().Path()).Int("backends", len(n.router.Snapshot().Backends)).
 		Dur("start_ms", time.Since(n.started)).Msg("serving")
@@ -194,6 +218,9 @@ func (n *Node) Run(ctx context.Context) (err error) {
 func (n *Node) start(ctx context.Context) (err error) {
 	n.started = time.Now()
 	cfg := n.cfg
+	if err := n.succeed(ctx); err != nil {
+		return err
+	}
 	var unlocked error // why there is no lock; a read-only place excuses it
 	if n.lock, unlocked = takeLock(cfg.DBPath); errors.Is(unlocked, errLockHeld) {
 		return unlocked
@@ -249,10 +276,7 @@ func (n *Node) start(ctx context.Context) (err error) {
 	n.server = proxy.New(serve, n.router, n.geo,
 		n.log.With().Str("component", "proxy").Logger())
 
-	if n.apiFront, err = listen(ctx, cfg, "api_addr", cfg.APIAddr, n.log); err != nil {
-		return err
-	}
-	if n.front, err = listen(ctx, cfg, "listen_addr", cfg.Listen, n.log); err != nil {
+	if err := n.listen(ctx, cfg); err != nil {
 		return err
 	}
 	n.addrs = Addrs{Listen: n.front.Addr().String(), API: n.apiFront.Addr().String()}
@@ -293,23 +317,32 @@ func (n *Node) keepBeside(cfg *config.Config, unlocked error) error {
 // stop closes what start opened, whatever start got to.
 func (n *Node) stop() error {
 	var errs []error
-	for _, ln := range []*net.TCPListener{n.front, n.apiFront} {
+	for _, ln := range append(n.others, n.front, n.apiFront) {
 		if ln != nil {
 			_ = ln.Close() // closed already after an orderly end
 		}
 	}
-	if p := n.live.Load(); p != nil {
-		if p.ended == nil || p.wait() {
-			errs = append(errs, p.close())
-		} else {
-			errs = append(errs, errors.New("the database could not be closed: what holds it is stuck"))
-		}
+	if n.retired.Load() {
+		return nil // the rest has gone before, or is the next generation's
 	}
+	errs = append(errs, n.closeLive())
 	if n.addrs != (Addrs{}) {
 		_ = removePop(n.cfg.DBPath) // may be on a read-only disk
 	}
 	n.lock.release()
 	return errors.Join(errs...)
+}
+
+// closeLive closes the part that works now, if there is one.
+func (n *Node) closeLive() error {
+	p := n.live.Load()
+	switch {
+	case p == nil:
+		return nil
+	case p.ended == nil || p.wait():
+		return p.close()
+	}
+	return errors.New("the database could not be closed: what holds it is stuck")
 }
 
 // notReady says why traffic should not be sent here.

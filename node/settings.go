@@ -71,6 +71,9 @@ func (n *Node) Reload(ctx context.Context, cfg *config.Config) {
 	default:
 		return // it starts with what it has; nothing is lost by asking again
 	}
+	if n.retired.Load() {
+		return
+	}
 	for _, key := range n.cfg.ChangedFrozen(cfg) {
 		n.log.Warn().Str("setting", key).Str("from", cfg.Origin(key)).Msg("changed setting needs a restart")
 	}

@@ -5,13 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
 
 	"github.com/edgeproxy/edgeproxy/config"
+	"github.com/edgeproxy/edgeproxy/internal/handover"
 	"github.com/edgeproxy/edgeproxy/node"
 	"github.com/rs/zerolog"
 	"github.com/spf13/cobra"
@@ -33,7 +36,9 @@ routing.db.pop beside the database, where the other commands find them.
 
 SIGTERM or SIGINT drains: no new connections, open ones may finish for
 --drain-secs. A second one ends at once. SIGHUP reads the settings again and
-opens the country file anew; the log names settings that need a restart.`,
+opens the country file anew; the log names settings that need a restart. SIGUSR2
+is "edgeproxy upgrade". Listening sockets of systemd are taken where they are
+called listen and api (FileDescriptorName=).`,
 		Example: `  edgeproxy serve --region us --listen 127.0.0.1:8080
   EDGEPROXY_REGION=us EDGEPROXY_DB_PATH=us.db edgeproxy
   edgeproxy serve --config /etc/edgeproxy/edgeproxy.yaml --log-format json`,
@@ -57,7 +62,10 @@ func serve(c *cli, cmd *cobra.Command) error {
 	setLevel(cfg.LogLevel)
 	warn(log, warnings)
 
-	opts := node.Options{Version: version()}
+	opts := node.Options{Version: version(), Successor: successor(c)}
+	if opts.Estate, err = handover.Inherit(); err != nil {
+		return err
+	}
 	if opts.Now, err = c.clock(log); err != nil {
 		return err
 	}
@@ -65,6 +73,7 @@ func serve(c *cli, cmd *cobra.Command) error {
 	signal.Ignore(syscall.SIGPIPE)
 	for {
 		told, err := serveOnce(cmd.Context(), cfg, opts, load, log)
+		opts.Estate = nil // it has been taken
 		if renamed := errors.Is(err, node.ErrRenamed); !renamed {
 			return err
 		} else if told {
@@ -82,7 +91,7 @@ func serveOnce(ctx context.Context, cfg *config.Config, opts node.Options, load 
 	// Before anything is opened: a signal during the start must not kill it.
 	// Room for a few, so that the second TERM is not lost during a reload.
 	s.arrived = make(chan os.Signal, 8)
-	signal.Notify(s.arrived, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	signal.Notify(s.arrived, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR2)
 	defer signal.Stop(s.arrived)
 	var handler sync.WaitGroup
 	handler.Go(func() { told = s.handle() })
@@ -90,6 +99,22 @@ func serveOnce(ctx context.Context, cfg *config.Config, opts node.Options, load 
 	close(s.ended)
 	handler.Wait()
 	return told, err
+}
+
+// successor is how the next generation is started: as this one was, by the path
+// that was given, behind which there may be another binary then.
+func successor(c *cli) func() *exec.Cmd {
+	path, err := exec.LookPath(os.Args[0])
+	if err == nil {
+		path, err = filepath.Abs(path)
+	}
+	if err != nil {
+		path, _ = os.Executable() // then the start says what is wrong
+	}
+	args := append([]string{path}, os.Args[1:]...)
+	return func() *exec.Cmd {
+		return &exec.Cmd{Path: path, Args: args, Env: os.Environ(), Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
+	}
 }
 
 // skewVariable is for cluster-tests only: how far the clock by which changes
@@ -143,6 +168,7 @@ type signals struct {
 //
 //	running --TERM, INT--> draining --TERM, INT--> aborted
 //	   any  --HUP--------> the same, with the settings read again
+//	running --USR2-------> retired, once a new process serves; there TERM, INT begin the usual drain
 func (s signals) handle() (draining bool) {
 	for {
 		select {
@@ -153,10 +179,17 @@ func (s signals) handle() (draining bool) {
 			switch {
 			case sig == syscall.SIGHUP:
 				s.reload()
+			case sig == syscall.SIGUSR2:
+				go func() { // the log says what comes of it; a signal must not wait for that
+					if _, err := s.node.Upgrade(context.Background()); err != nil {
+						s.log.Error().Err(err).Msg("not upgraded")
+					}
+				}()
 			case draining:
 				s.node.Abort()
 			default:
 				draining = true
+				s.node.Retire()
 				s.drain()
 			}
 		}

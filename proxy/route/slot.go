@@ -171,6 +171,19 @@ func (s *Slots) Get(id string) *Slot {
 	return slot
 }
 
+// Inherit counts connections of a backend that another process of this POP
+// has, more or, where n is negative, fewer: they were open before.
+func (s *Slots) Inherit(id string, n int64) {
+	slot := s.Get(id)
+	if n < 0 {
+		slot.departed.Add(-n * fixed)
+	}
+	if isGone(slot.own.Add(n)) { // pruned between the two
+		slot.own.Add(-n)
+		s.Get(id).own.Add(n)
+	}
+}
+
 // find is the slot of a backend, nil for one never seen.
 func (s *Slots) find(id string) *Slot {
 	s.mu.Lock()
