@@ -1,14 +1,19 @@
 package clustertests
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
+
+	"github.com/edgeproxy/edgeproxy/api"
 )
 
 // upgrade has the POP taken over by another process, which ends with the test.
@@ -151,6 +156,128 @@ func TestUpgrade(t *testing.T) {
 	eventually(t, soon, func() error {
 		if running(first) {
 			return errors.New("the first process runs on without a connection")
+		}
+		return nil
+	})
+}
+
+// TestUpgradeFails: whatever lies where the binary was, the POP goes on: where
+// that does not start, in the same process, and where it fails only after the
+// old one has let go, in another one of the old binary.
+func TestUpgradeFails(t *testing.T) {
+	t.Parallel()
+	p := newPOP(t, noAffinity)
+	p.program = p.dir + "/edgeproxy"
+	install := func(script string) {
+		t.Helper()
+		overwrite(t, p.program+".new", []byte("#!/bin/sh\n"+script+"\n"))
+		if err := os.Chmod(p.program+".new", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		rename(t, p.program+".new", p.program)
+	}
+	body, err := os.ReadFile(binary)
+	if err != nil {
+		t.Fatal(err)
+	}
+	overwrite(t, p.program, body)
+	if err := os.Chmod(p.program, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	p.seed(t, startBackends(t, "sa")...)
+	p.start(t)
+	one := p.visit(t, "")
+	end := p.storm(2)
+	refused := func(words ...string) {
+		t.Helper()
+		code, out, stderr := (&pop{dir: p.dir, env: p.env}).run(t, "upgrade", "--api", p.apiAddr())
+		if code == 0 {
+			t.Errorf("upgrade ended with 0: %s", out)
+		}
+		for _, w := range words {
+			if !strings.Contains(stderr, w) {
+				t.Errorf("upgrade says %q, want %q in it", stderr, w)
+			}
+		}
+	}
+
+	install("exit 3")
+	refused("did not start")
+	install("exec " + binary + ` "$@" --region ""`)
+	refused("did not start")
+	if st := p.status(t); st.PID != p.PID || !st.Ready {
+		t.Fatalf("process %d serves, ready %v; want %d", st.PID, st.Ready, p.PID)
+	}
+	if err := os.Chmod(p.program, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	refused("permission denied", p.program)
+
+	// An address that it cannot have shows before anybody has let go.
+	if err := os.Chmod(p.program, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	install("exec " + binary + ` "$@" --listen 192.0.2.1:1`)
+	refused("did not start")
+	if st := p.status(t); st.PID != p.PID || !st.Ready {
+		t.Fatalf("process %d serves, ready %v; want %d", st.PID, st.Ready, p.PID)
+	}
+
+	// It reads its settings, and finds only then that its database cannot be there.
+	install("exec " + binary + ` "$@" --db /proc/no/such/routing.db`)
+	refused("did not take over", "binary that ran before")
+	p.succeeded(t)
+	p.expectLog(t, "taken back")
+	one.alive(t)
+
+	install("exec " + binary + ` "$@"`)
+	if err := syscall.Kill(p.PID, syscall.SIGUSR2); err != nil {
+		t.Fatal(err)
+	}
+	was := p.PID
+	eventually(t, soon, func() error {
+		a, err := p.request("GET", "/api/v1/status", "")
+		var st api.Status
+		if err == nil {
+			err = json.Unmarshal([]byte(a.body), &st)
+		}
+		if err == nil && st.PID == was {
+			err = errors.New("the old process serves")
+		}
+		return err
+	})
+	p.succeeded(t)
+	one.alive(t)
+	if n, err := end(); err != nil || n < 50 {
+		t.Errorf("%d connections of the storm, 50 wanted; %v", n, err)
+	}
+}
+
+// TestUpgradeMoves: a new process that is to listen elsewhere does, and who
+// still waits at the old address is served.
+func TestUpgradeMoves(t *testing.T) {
+	t.Parallel()
+	p := newPOP(t, noAffinity)
+	config := p.dir + "/edgeproxy.yaml"
+	p.args = []string{"serve", "--config", config}
+	p.env = slices.DeleteFunc(p.env, func(e string) bool { return strings.HasPrefix(e, "EDGEPROXY_LISTEN_ADDR=") })
+	from, to := freeAddress(t), freeAddress(t)
+	overwrite(t, config, []byte("listen_addr: "+from+"\n"))
+	p.seed(t, startBackends(t, "sa")...)
+	p.start(t)
+	one := p.visit(t, "")
+	overwrite(t, config, []byte("listen_addr: "+to+"\n"))
+	p.upgrade(t)
+	if p.Listen != to {
+		t.Errorf("it listens on %s, want %s", p.Listen, to)
+	}
+	p.visit(t, "").alive(t)
+	one.alive(t)
+	eventually(t, soon, func() error {
+		c, err := net.Dial("tcp", from)
+		if err == nil {
+			c.Close()
+			return errors.New("somebody still listens at the old address")
 		}
 		return nil
 	})

@@ -17,8 +17,8 @@ import (
 // on, where they are at the addresses that are asked for now, else new ones.
 func (n *Node) listen(ctx context.Context, cfg *config.Config) error {
 	estate := n.opts.Estate
-	if err := n.elders.listen(estate.Take(socketElder), &n.router.Slots); err != nil {
-		return err
+	if n.front != nil {
+		return nil // before the generation before let go
 	}
 	all, err := n.adopt(ctx, cfg, socketListen, "listen_addr", cfg.Listen)
 	if err != nil {
@@ -29,6 +29,7 @@ func (n *Node) listen(ctx context.Context, cfg *config.Config) error {
 		return err
 	}
 	n.apiFront = all[0]
+	n.older = estate.Take(socketElder)
 	for _, name := range estate.Left() {
 		n.log.Warn().Str("socket", name).Msg("inherited socket closed: it is none of " + socketListen + " and " + socketAPI)
 	}
@@ -43,36 +44,17 @@ func (n *Node) adopt(ctx context.Context, cfg *config.Config, name, key, addr st
 	}
 	if len(lns) > 0 {
 		// From systemd the unit says which address it is.
-		if !n.opts.Estate.Succeeds() || heldAddr(cfg, key, addr, lns[0].Addr().String()) == lns[0].Addr().String() {
+		if !n.opts.Estate.Succeeds() || n.will.addr(key, addr) == lns[0].Addr().String() {
 			return lns, nil
 		}
 		n.log.Info().Str("setting", key).Str("from", lns[0].Addr().String()).Str("to", addr).Msg("address changed with the upgrade")
 		for _, ln := range lns {
 			ln.Close()
 		}
+		n.without = append(n.without, name)
 	}
 	ln, err := listen(ctx, cfg, key, addr, n.log)
 	return []*net.TCPListener{ln}, err
-}
-
-// heldAddr is the address for a setting of a process that takes the place of
-// one that had held: that, where the port was any or one that happened to be free.
-func heldAddr(cfg *config.Config, key, addr, held string) string {
-	host, port, err := net.SplitHostPort(addr)
-	heldHost, _, herr := net.SplitHostPort(held)
-	if err != nil || herr != nil {
-		return addr
-	}
-	if port != "0" && cfg.Explicit(key) {
-		if want, err := net.ResolveTCPAddr("tcp", addr); err == nil && sameAddr(want.String(), held) {
-			return held
-		}
-		return addr
-	}
-	if cfg.Explicit(key) && !sameAddr(net.JoinHostPort(host, "0"), net.JoinHostPort(heldHost, "0")) {
-		return addr
-	}
-	return held
 }
 
 // sameAddr compares what two addresses bind: no address is every address, which the kernel shows as [::].

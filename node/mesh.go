@@ -89,7 +89,7 @@ func newReplication(ctx context.Context, n *Node, p *part, before *replication) 
 		m.repairs.add(what)
 	}
 	m.picture.keys = m.pins.read
-	addr, loadSeq := heldAddr(cfg, "sync_addr", cfg.SyncAddr, n.will.Sync), uint64(0)
+	addr, loadSeq := n.will.addr("sync_addr", cfg.SyncAddr), uint64(0)
 	if before != nil {
 		addr, loadSeq = before.front.Addr().String(), before.streams.LoadSeq()
 		m.ring, m.began, m.taken = before.ring, before.began, before.taken

@@ -24,9 +24,9 @@ func (m *replication) bound(addr, key string) string {
 }
 
 // join starts membership and returns once its sockets are bound. It ends with
-// ctx; ended then has its error. held is the address that the generation before had.
-func (m *replication) join(ctx context.Context, held string) (ended <-chan error, err error) {
-	addr := m.bound(heldAddr(m.cfg, "gossip_addr", m.cfg.GossipAddr, held), "gossip_addr")
+// ctx; ended then has its error. last is what the generation before wrote.
+func (m *replication) join(ctx context.Context, last will) (ended <-chan error, err error) {
+	addr := m.bound(last.addr("gossip_addr", m.cfg.GossipAddr), "gossip_addr")
 	bind, err := bindAddr(addr)
 	if err != nil {
 		return nil, fmt.Errorf("%s %s: %w", m.cfg.Origin("gossip_addr"), addr, err)

@@ -101,7 +101,7 @@ func New(cfg *config.Config, opts Options, log zerolog.Logger) *Node {
 		opts.Now = time.Now
 	}
 	n := &Node{opts: opts, log: log, cfg: cfg, ready: make(chan struct{}), aborted: make(chan struct{}), patience: usualPatience}
-	n.heirs = make(chan *heir, 1)
+	n.heirs = make(chan heir, 1)
 	return n
 }
 
@@ -136,7 +136,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	var behind sync.WaitGroup
 	part := n.live.Load()
 	if m := part.mesh; m != nil {
-		ringEnded, err := m.join(support, n.will.Gossip)
+		ringEnded, err := m.join(support, n.will)
 		if err != nil {
 			return err
 		}
@@ -201,7 +201,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	close(n.ready)
 	notify(daemon.SdNotifyReady)
 	if n.opts.Estate.Succeeds() {
-		if err := n.opts.Estate.Serving(); err != nil {
+		if err := n.opts.Estate.Serving(n.without...); err != nil {
 			n.log.Warn().Err(err).Msg("the process before this one does not hear that it is over")
 		}
 	}
@@ -240,8 +240,10 @@ func (n *Node) start(ctx context.Context) (err error) {
 	if err := n.keepBeside(cfg, unlocked); err != nil {
 		return err
 	}
-	if err := n.openGeo(cfg); err != nil {
-		return err
+	if n.geo == nil {
+		if err := n.openGeo(cfg); err != nil {
+			return err
+		}
 	}
 
 	n.affinity = route.NewAffinity(cfg.BindingTTL, cfg.BindingMax)
@@ -277,6 +279,9 @@ func (n *Node) start(ctx context.Context) (err error) {
 		n.log.With().Str("component", "proxy").Logger())
 
 	if err := n.listen(ctx, cfg); err != nil {
+		return err
+	}
+	if err := n.elders.listen(n.older, &n.router.Slots); err != nil {
 		return err
 	}
 	n.addrs = Addrs{Listen: n.front.Addr().String(), API: n.apiFront.Addr().String()}

@@ -2,12 +2,12 @@ package node
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,10 +24,30 @@ const (
 	socketElder  = "elder" // where a generation before this one, that drains, tells of its connections
 )
 
-// will is what the old process says as it lets go.
-type will struct {
-	Gossip string `json:"gossip"` // addresses that it had, with the ports that were chosen
-	Sync   string `json:"sync"`
+// will is what the old process writes for the new one: of each setting that is
+// an address, what was asked for and what it was given.
+type will map[string]heldAddr
+
+type heldAddr struct {
+	Asked string `json:"asked"`
+	Held  string `json:"held"`
+}
+
+// addr is the address to have for a setting that asks for one: what the old
+// process had for it, where that asked for the same, and so may have chosen a
+// port, or got another from systemd.
+func (w will) addr(key, asked string) string {
+	if h, ok := w[key]; ok && h.Held != "" && (h.Asked == asked || sameAddr(h.Held, asked)) {
+		return h.Held
+	}
+	return asked
+}
+
+func (n *Node) writeWill() will {
+	return will{
+		"listen_addr": {n.cfg.Listen, n.addrs.Listen}, "api_addr": {n.cfg.APIAddr, n.addrs.API},
+		"gossip_addr": {n.cfg.GossipAddr, n.addrs.Gossip}, "sync_addr": {n.cfg.SyncAddr, n.addrs.Sync},
+	}
 }
 
 // succession is a POP's part in zero-downtime upgrades. A generation, which is
@@ -41,16 +61,18 @@ type will struct {
 // by the new one from the same sockets.
 type succession struct {
 	upgrading sync.Mutex // from Upgrade on, for good where it succeeds
-	heirs     chan *heir // size 1
+	heirs     chan heir  // size 1
 	retired   atomic.Bool
-	will      will // of the generation before
+	will      will       // of the generation before
+	without   []string   // names of sockets of the generation before that are not served any more
+	older     []*os.File // where they tell of their connections
 	elders    elders
 }
 
-// heir is the next generation and where it reads of ours.
+// heir is the process of the next generation and what it was given.
 type heir struct {
 	*handover.Heir
-	report net.Conn // nil: it knows nothing of this generation's connections
+	*bequest
 }
 
 const (
@@ -69,14 +91,19 @@ func (n *Node) Upgrade(ctx context.Context) (api.Upgrade, error) {
 	if !n.upgrading.TryLock() {
 		return api.Upgrade{}, fmt.Errorf("%w: an upgrade is under way", api.ErrConflict)
 	}
-	h, version, err := n.beget(ctx, n.opts.Successor())
+	b, err := n.bequeath()
 	if err != nil {
 		n.upgrading.Unlock()
-		n.log.Error().Err(err).Msg("not upgraded: serving on")
-		return api.Upgrade{}, err
+		return api.Upgrade{}, fmt.Errorf("pass the sockets on: %w", err)
+	}
+	h, version, err := b.beget(ctx, n.opts.Successor())
+	if err != nil {
+		b.close()
+		n.upgrading.Unlock()
+		return api.Upgrade{}, fmt.Errorf("not upgraded, serving on: %w", err)
 	}
 	n.log.Info().Int("pid", h.PID).Str("version", version).Msg("upgrading: the new process takes over")
-	n.heirs <- h
+	n.heirs <- heir{h, b}
 	return api.Upgrade{PID: h.PID, Version: version}, nil
 }
 
@@ -99,50 +126,74 @@ func (n *Node) cannotUpgrade() string {
 	return ""
 }
 
-// beget starts the next generation and waits until it has read its settings.
-func (n *Node) beget(ctx context.Context, cmd *exec.Cmd) (_ *heir, version string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, readyWithin)
-	defer cancel()
-	var sockets []handover.Socket
+// bequest is what a generation passes on, to whichever process takes it in the end.
+type bequest struct {
+	sockets []handover.Socket
+	will    will
+	report  net.Conn // where the next generation hears of this one's connections
+}
+
+func (n *Node) bequeath() (b *bequest, err error) {
+	b = &bequest{will: n.writeWill()}
 	defer func() {
-		for _, s := range sockets {
-			s.File.Close()
+		if err != nil {
+			b.close()
 		}
 	}()
 	add := func(name string, files ...*os.File) {
 		for _, f := range files {
-			sockets = append(sockets, handover.Socket{Name: name, File: f})
+			b.sockets = append(b.sockets, handover.Socket{Name: name, File: f})
 		}
 	}
 	front, err := n.server.Files(n.front)
 	add(socketListen, front...)
-	apiFront, aerr := n.apiFront.File()
-	if err = errors.Join(err, aerr); err != nil {
-		return nil, "", fmt.Errorf("pass the listeners on: %w", err)
+	if err != nil {
+		return b, err
+	}
+	apiFront, err := n.apiFront.File()
+	if err != nil {
+		return b, err
 	}
 	add(socketAPI, apiFront)
 	elders, err := n.elders.files()
 	add(socketElder, elders...)
 	if err != nil {
-		return nil, "", err
+		return b, err
 	}
 	reader, writer, err := handover.Mailbox()
 	if err != nil {
-		return nil, "", err
+		return b, err
 	}
 	add(socketElder, reader)
 	defer writer.Close()
-	h := &heir{}
-	if h.report, err = net.FileConn(writer); err != nil {
+	b.report, err = net.FileConn(writer)
+	return b, err
+}
+
+func (b *bequest) closeSockets() {
+	for _, s := range b.sockets {
+		s.File.Close()
+	}
+	b.sockets = nil
+}
+
+func (b *bequest) close() {
+	b.closeSockets()
+	if b.report != nil {
+		b.report.Close()
+	}
+}
+
+// beget starts a process for the next generation and waits until it has read
+// its settings.
+func (b *bequest) beget(ctx context.Context, cmd *exec.Cmd) (h *handover.Heir, version string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, readyWithin)
+	defer cancel()
+	if h, err = handover.Start(cmd, b.sockets, b.will); err != nil {
 		return nil, "", err
 	}
-	if h.Heir, err = handover.Start(cmd, sockets); err == nil {
-		if version, err = h.Ready(ctx); err != nil {
-			h.Kill()
-		}
-	}
-	if err != nil {
-		h.report.Close()
+	if version, err = h.Ready(ctx); err != nil {
+		h.Kill()
 		return nil, "", err
 	}
 	return h, version, nil
@@ -151,63 +202,63 @@ func (n *Node) beget(ctx context.Context, cmd *exec.Cmd) (_ *heir, version strin
 // passOn waits for an heir and has it take over. retire ends everything of this
 // generation but the proxy, and returns when it has ended.
 func (n *Node) passOn(ctx context.Context, retire func()) error {
-	var h *heir
+	var h heir
 	select {
 	case <-ctx.Done():
 		return nil
 	case h = <-n.heirs:
 	}
+	defer h.bequest.close()
 	n.retired.Store(true)
-	last := will{Gossip: n.addrs.Gossip, Sync: n.addrs.Sync}
 	retire()
 	n.elders.close()
 	if err := n.closeLive(); err != nil {
 		n.log.Error().Err(err).Msg("upgrading: the database could not be closed in order")
 	}
 	n.lock.release()
-	for {
-		err := n.install(ctx, h, last)
+	without, err := install(ctx, h.Heir)
+	for err != nil {
+		n.log.Error().Err(err).Msg("upgrading: taken back by the binary that runs; meanwhile clients are served with what was known")
+		if h.Heir, _, err = h.beget(ctx, itself(n.opts.Successor())); err == nil {
+			without, err = install(ctx, h.Heir)
+		}
 		if err == nil {
 			break
 		}
-		n.log.Error().Err(err).Msg("upgrading: taken back, by the binary that runs; clients are served with what was known")
-		for h = nil; h == nil; {
-			select {
-			case <-ctx.Done():
-				return nil // told to end: with nobody to take over this is like any end
-			case <-time.After(heirAgain):
-			}
-			if h, _, err = n.beget(ctx, itself(n.opts.Successor())); err != nil {
-				n.log.Error().Err(err).Msg("upgrading: not taken back yet, tried again")
-			}
+		select {
+		case <-ctx.Done():
+			return nil // told to end: with nobody to take over that is like any end
+		case <-time.After(heirAgain):
 		}
 	}
+	h.closeSockets() // whose copies keep an address open that is not served any more
 	notify(fmt.Sprintf("MAINPID=%d", h.PID))
 	set := settings(n.cfg)
 	if set.Drain = n.cfg.UpgradeDrain; set.Drain == 0 {
 		set.Drain = untilTheLast
 	}
 	n.server.Configure(set)
-	n.server.GiveAway()
+	if !slices.Contains(without, socketListen) {
+		n.server.GiveAway()
+	}
 	n.log.Info().Int("pid", h.PID).Int64("connections", n.server.Active()).Msg("upgraded: the new process serves, this one drains")
 	n.end()
 	n.reportTo(h.report)
 	return nil
 }
 
-// install has the heir take over, and says what came of it.
-func (n *Node) install(ctx context.Context, h *heir, last will) error {
+// install has the heir take over, and returns the names of the sockets that it
+// does without.
+func install(ctx context.Context, h *handover.Heir) (without []string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, servingWithin)
 	defer cancel()
-	err := h.Give(last)
-	if err == nil {
-		err = h.Serving(ctx)
+	if err = h.Give(); err == nil {
+		without, err = h.Serving(ctx)
 	}
 	if err != nil {
 		h.Kill()
-		h.report.Close()
 	}
-	return err
+	return without, err
 }
 
 // itself makes a command start the binary that runs, whatever is at its path now.
@@ -221,7 +272,6 @@ func itself(cmd *exec.Cmd) *exec.Cmd {
 // reportTo tells the next generations how many connections each backend still
 // has here, until there are none.
 func (n *Node) reportTo(conn net.Conn) {
-	defer conn.Close()
 	aborted := n.aborted
 	for {
 		counts := map[string]int64{}
@@ -244,19 +294,29 @@ func (n *Node) reportTo(conn net.Conn) {
 	}
 }
 
-// succeed tells the generation before, if there is one, that this one could
-// begin, and waits until that has let go.
+// succeed has ready what two generations can have at a time, so that what is
+// wrong there ends this one and not the one before; tells that one; and waits
+// until it has let go of the rest.
 func (n *Node) succeed(ctx context.Context) error {
 	estate := n.opts.Estate
 	if !estate.Succeeds() {
 		return nil
+	}
+	if err := estate.Will(&n.will); err != nil {
+		return fmt.Errorf("handover: %w", err)
+	}
+	if err := n.listen(ctx, n.cfg); err != nil {
+		return err
+	}
+	if err := n.openGeo(n.cfg); err != nil {
+		return err
 	}
 	if err := estate.Ready(n.opts.Version); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, servingWithin)
 	defer cancel()
-	return estate.Await(ctx, &n.will)
+	return estate.Await(ctx)
 }
 
 // Retire makes a generation that drains for an upgrade end within the usual

@@ -32,20 +32,23 @@ Where the new process cannot read its settings nothing changes. Where it fails
 later the binary that ran before takes over again. SIGUSR2 does the same, of
 which the log tells. It is refused as process 1 of a container, and with
 strict_limits. Affinity begins anew, as with a restart.` + runningHelp,
-		Example: `  install -m 755 edgeproxy-2.0 /usr/local/bin/edgeproxy && edgeproxy upgrade
-  systemctl kill --signal=USR2 --kill-whom=main edgeproxy`,
+		Example: `  edgeproxy upgrade
+  edgeproxy upgrade --api 10.50.0.1:8180 --token @token --json`,
 		Args:              takes(),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			began := time.Now()
+			var before api.Status
 			var up api.Upgrade
 			if err := t.ask(cmd, func(ctx context.Context, pop *api.Client) (err error) {
-				up, err = pop.Upgrade(ctx)
+				if before, err = pop.Status(ctx); err == nil {
+					up, err = pop.Upgrade(ctx)
+				}
 				return err
 			}); err != nil {
 				return err
 			}
-			if err := t.takenOver(cmd, up.PID); err != nil {
+			if err := t.takenOver(cmd, before.PID, up.PID); err != nil {
 				return err
 			}
 			if t.json {
@@ -58,9 +61,8 @@ strict_limits. Affinity begins anew, as with a restart.` + runningHelp,
 	return cmd
 }
 
-// takenOver waits until the process answers for the POP, and is ready.
-func (t *target) takenOver(cmd *cobra.Command, pid int) error {
-	before := 0
+// takenOver waits until another process than before answers for the POP, and is ready.
+func (t *target) takenOver(cmd *cobra.Command, before, pid int) error {
 	last := errors.New("no answer yet")
 	for end := time.Now().Add(upgradeWithin); time.Now().Before(end); {
 		var st api.Status
@@ -73,8 +75,6 @@ func (t *target) takenOver(cmd *cobra.Command, pid int) error {
 			last = err // between the two nobody answers
 		case st.PID == pid && st.Ready:
 			return nil
-		case before == 0:
-			before = st.PID
 		case st.PID != pid && st.PID != before:
 			return fmt.Errorf("process %d did not take over: the binary that ran before does again, as process %d; the log of the POP says why", pid, st.PID)
 		}

@@ -3,19 +3,21 @@
 //
 // The old process:
 //
-//	heir, err := handover.Start(command, sockets)  // it begins, and touches nothing yet
-//	version, err := heir.Ready(ctx)                // it could be started and read its settings
-//	…                                              // let go of what only one may hold
-//	err = heir.Give(will)
-//	err = heir.Serving(ctx)                        // else heir.Kill, and another one
+//	heir, err := handover.Start(command, sockets, will)
+//	version, err := heir.Ready(ctx)  // it could be started, and has what it can have beside this one
+//	…                                // let go of what only one may hold
+//	err = heir.Give()
+//	err = heir.Serving(ctx)          // else heir.Kill, and another one
 //
 // The new process, if there is an old one:
 //
 //	estate, err := handover.Inherit()
-//	estate.Ready(version)
-//	will, err := estate.Await(ctx)
+//	err = estate.Will(&will)         // which the old one wrote for it
 //	…
-//	estate.Serving()
+//	err = estate.Ready(version)
+//	err = estate.Await(ctx)          // the old one has let go
+//	…
+//	err = estate.Serving()
 //
 // Sockets have names; several may have the same. systemd's (LISTEN_FDS, named
 // by FileDescriptorName=) come without an old process. Messages are lines of
@@ -32,12 +34,13 @@ import (
 	"net"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 )
 
 // Variable names the descriptors that a process inherits, from 3 on. It is set
-// by Start, for the new process alone.
-const Variable = "EDGEPROXY_INHERITED"
+// by Start, for the new process alone. It is no setting, and so has not their prefix.
+const Variable = "HANDOVER_TO_EDGEPROXY"
 
 // control is the name of the socket to the old process.
 const control = "control"
@@ -50,9 +53,11 @@ type Socket struct {
 
 // message is what the two processes say; each says one thing at a time.
 type message struct {
-	Ready   string          `json:"ready,omitempty"` // the new one's version
 	Will    json.RawMessage `json:"will,omitempty"`
+	Ready   string          `json:"ready,omitempty"` // the new one's version
+	Yours   bool            `json:"yours,omitempty"`
 	Serving bool            `json:"serving,omitempty"`
+	Without []string        `json:"without,omitempty"` // names of sockets that it does not serve
 }
 
 // talk is one end of the pair.
@@ -89,7 +94,7 @@ func (t *talk) receive(ctx context.Context) (m message, err error) {
 	switch {
 	case ctx.Err() != nil:
 		return m, ctx.Err()
-	case errors.Is(err, io.EOF):
+	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET): // which it is where the will was not read
 		return m, errEnded
 	case err != nil:
 		return m, err
@@ -138,19 +143,33 @@ func (e *Estate) Succeeds() bool { return e != nil && e.talk != nil }
 // Ready tells the old process that this one can go on.
 func (e *Estate) Ready(version string) error { return e.talk.send(message{Ready: version}) }
 
-// Await waits until the old process has let go, and decodes its will.
-func (e *Estate) Await(ctx context.Context, will any) error {
-	m, err := e.talk.receive(ctx)
-	if err != nil {
-		return fmt.Errorf("handover: %w", err)
+// Will decodes what the old process has written for this one.
+func (e *Estate) Will(will any) error {
+	m, err := e.talk.receive(context.Background()) // it is there already
+	if err == nil {
+		err = json.Unmarshal(m.Will, will)
 	}
-	return json.Unmarshal(m.Will, will)
+	return err
 }
 
-// Serving tells the old process that it is over.
-func (e *Estate) Serving() error {
+// Await waits until the old process has let go. Where it has ended instead, it
+// has let go, too.
+func (e *Estate) Await(ctx context.Context) error {
+	m, err := e.talk.receive(ctx)
+	switch {
+	case errors.Is(err, errEnded):
+		return nil
+	case err == nil && !m.Yours:
+		return fmt.Errorf("handover: the old process said %+v", m)
+	}
+	return err
+}
+
+// Serving tells the old process that it is over, and the names of the sockets
+// that nobody needs any more.
+func (e *Estate) Serving(without ...string) error {
 	defer e.talk.conn.Close()
-	return e.talk.send(message{Serving: true})
+	return e.talk.send(message{Serving: true, Without: without})
 }
 
 // Listeners takes the TCP listeners of a name. The caller closes them.

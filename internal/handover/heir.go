@@ -18,10 +18,24 @@ type Heir struct {
 }
 
 // Start starts the command with copies of the sockets, which stay the
-// caller's. Its files beyond the usual three and Variable are set here.
-func Start(cmd *exec.Cmd, sockets []Socket) (*Heir, error) {
+// caller's, and with a will, which JSON carries. The command's files beyond the usual three and Variable are set here.
+func Start(cmd *exec.Cmd, sockets []Socket, will any) (*Heir, error) {
+	body, err := json.Marshal(will)
+	if err != nil {
+		return nil, err
+	}
 	own, its, err := pair()
 	if err != nil {
+		return nil, fmt.Errorf("handover: %w", err)
+	}
+	defer its.Close()
+	talk, err := newTalk(own)
+	if err != nil {
+		return nil, err
+	}
+	// Before there is anybody to read it, who might end instead.
+	if err := talk.send(message{Will: body}); err != nil {
+		talk.conn.Close()
 		return nil, fmt.Errorf("handover: %w", err)
 	}
 	names := []string{control}
@@ -31,18 +45,12 @@ func Start(cmd *exec.Cmd, sockets []Socket) (*Heir, error) {
 		cmd.ExtraFiles = append(cmd.ExtraFiles, s.File)
 	}
 	cmd.Env = append(cmd.Env, Variable+"="+strings.Join(names, ","))
-	err = cmd.Start()
-	its.Close()
-	if err != nil {
-		own.Close()
+	if err := cmd.Start(); err != nil {
+		talk.conn.Close()
 		return nil, fmt.Errorf("start %s: %w", cmd.Path, err)
 	}
-	h := &Heir{PID: cmd.Process.Pid, cmd: cmd, ended: make(chan struct{})}
+	h := &Heir{PID: cmd.Process.Pid, cmd: cmd, talk: talk, ended: make(chan struct{})}
 	go func() { defer close(h.ended); _ = cmd.Wait() }() // how it ended, its log says
-	if h.talk, err = newTalk(own); err != nil {
-		h.Kill()
-		return nil, err
-	}
 	return h, nil
 }
 
@@ -56,32 +64,25 @@ func (h *Heir) Ready(ctx context.Context) (version string, err error) {
 }
 
 // Give tells the new process that it may take what the old one held.
-func (h *Heir) Give(will any) error {
-	body, err := json.Marshal(will)
-	if err != nil {
-		return err
-	}
-	return h.talk.send(message{Will: body})
-}
+func (h *Heir) Give() error { return h.talk.send(message{Yours: true}) }
 
-// Serving waits until the new process serves.
-func (h *Heir) Serving(ctx context.Context) error {
+// Serving waits until the new process serves, and returns the names of the
+// sockets that it does not.
+func (h *Heir) Serving(ctx context.Context) (without []string, err error) {
 	m, err := h.talk.receive(ctx)
 	if err == nil && !m.Serving {
 		err = fmt.Errorf("it said %+v", m)
 	}
 	if err != nil {
-		return fmt.Errorf("the new process (pid %d) did not take over: %w", h.PID, err)
+		return nil, fmt.Errorf("the new process (pid %d) did not take over: %w", h.PID, err)
 	}
 	h.talk.conn.Close()
-	return nil
+	return m.Without, nil
 }
 
 // Kill ends a new process that is not wanted, and returns when it has ended.
 func (h *Heir) Kill() {
-	if h.talk != nil {
-		h.talk.conn.Close()
-	}
+	h.talk.conn.Close()
 	_ = h.cmd.Process.Kill() // it may have ended
 	<-h.ended
 }
