@@ -75,7 +75,7 @@ func copyTarget() *target {
 
 // One tiny round of everything: what is measured may be anything, but it must be there, positive and consistent.
 func TestRound(t *testing.T) {
-	cfg := config{rounds: 1, window: 50 * time.Millisecond, measures: allMeasures(), conns: 8, streams: 2, idle: 20, settle: 20 * time.Millisecond, network: "shared"}
+	cfg := config{rounds: 1, window: 50 * time.Millisecond, measures: allMeasures(), conns: 8, streams: 2, idle: 20, most: 80, few: 1, settle: 20 * time.Millisecond, network: "shared"}
 	var progress strings.Builder
 	rig, err := newRig(cfg, t.TempDir(), &progress)
 	if err != nil {
@@ -109,8 +109,9 @@ func TestRound(t *testing.T) {
 		}
 	}
 	noProxy := []string{"requests.cpu", "connections.cpu", "resets.cpu", "bulk.cpu", "latency.added",
-		"idle.rss", "idle.fds", "idle.base", "start.accept", "start.reply"}
-	mayBeZero := []string{"idle.rss", "latency.added"}
+		"latency.p99", "latency.p999", "idle.rss", "idle.fds", "idle.base", "start.accept", "start.reply",
+		"curve.800", "curve.80", "curve.8", "curve.1", "many.few", "many.many", "many.times"}
+	mayBeZero := []string{"idle.rss", "latency.added", "latency.p99", "latency.p999"}
 	for _, m := range allMeasures() {
 		for _, f := range m.figures {
 			for _, name := range []string{direct, "copy", haproxy} {

@@ -54,6 +54,7 @@ type loadResult struct {
 	CPU    map[string]time.Duration // by group of PIDs, groupLoad and groupMachine
 	P50    []float64                // one for all, or for jobLatency one per address
 	P99    []float64
+	P999   []float64
 }
 
 // Phases of a job.
@@ -208,6 +209,7 @@ func sum(workers []worker) loadResult {
 	for _, h := range hist {
 		res.P50 = append(res.P50, h.quantile(0.50))
 		res.P99 = append(res.P99, h.quantile(0.99))
+		res.P999 = append(res.P999, h.quantile(0.999))
 	}
 	return res
 }

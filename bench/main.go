@@ -2,7 +2,7 @@
 
 // Command bench measures edgeproxy beside HAProxy and nginx (stream) on this machine's loopback.
 //
-//	go run ./bench                                          # everything, about six minutes
+//	go run ./bench                                          # everything, about ten minutes
 //	go run ./bench -measures requests,latency -rounds 3     # some of it
 //	go run ./bench -targets haproxy,nginx -json > peers.json
 //
@@ -47,6 +47,8 @@ type config struct {
 	conns     int           // at a time, in connections, resets and requests
 	streams   int           // at a time, in bulk
 	idle      int           // held open, in idle
+	most      int           // the same, in curve, at its end
+	few       int           // backends in many, a thousand times as many there
 	settle    time.Duration // between opening those and looking at what they take
 }
 
@@ -76,7 +78,7 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	if err := raiseDescriptors(cfg.idle); err != nil {
+	if err := raiseDescriptors(cfg.most); err != nil {
 		return err
 	}
 	targets, err := findTargets(ctx, cfg, dir)
@@ -111,7 +113,7 @@ func run(ctx context.Context, args []string) error {
 }
 
 func parse(args []string) (config, error) {
-	cfg := config{conns: 64, streams: 4, idle: 2000, settle: 400 * time.Millisecond}
+	cfg := config{conns: 64, streams: 4, idle: 2000, most: 8000, few: 10, settle: 400 * time.Millisecond}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	var seconds float64
 	var measures, targets string

@@ -65,6 +65,8 @@ func allMeasures() []measure {
 			figures: []figure{
 				{"latency.rtt", "one connection: round trip p50", "µs", 1, false},
 				{"latency.added", "  of it added by the proxy", "µs", 1, false},
+				{"latency.p99", "  added at p99", "µs", 1, false},
+				{"latency.p999", "  added at p99.9", "µs", 1, false},
 			},
 		},
 		{
@@ -80,6 +82,23 @@ func allMeasures() []measure {
 				{"idle.rss", "idle connections: memory each", "KB", 2, false},
 				{"idle.fds", "  descriptors each", "", 2, false},
 				{"idle.base", "  memory before the first", "MB", 1, false},
+			},
+		},
+		{
+			name: "curve", each: curve,
+			figures: []figure{
+				{"curve.800", "memory with 10 connections", "MB", 1, false},
+				{"curve.80", "  100", "MB", 1, false},
+				{"curve.8", "  1,000", "MB", 1, false},
+				{"curve.1", "  8,000", "MB", 1, false},
+			},
+		},
+		{
+			name: "many", windowed: true, each: many,
+			figures: []figure{
+				{"many.few", "CPU per connection with 10 backends", "µs", 1, false},
+				{"many.many", "  10,000", "µs", 1, false},
+				{"many.times", "  times as much", "", 2, false},
 			},
 		},
 		{
@@ -212,79 +231,12 @@ func addedLatency(ctx context.Context, r *rig, ins []*instance) (map[string]outc
 		return nil, err
 	}
 	out := map[string]outcome{direct: {figures: sample{"latency.rtt": res.P50[0] / 1e3}}}
+	added := func(quantiles []float64, i int) float64 { return (quantiles[i+1] - quantiles[0]) / 1e3 }
 	for i, in := range ins {
 		if in.proc != nil {
-			p50 := res.P50[i+1] / 1e3
-			out[in.name] = outcome{figures: sample{"latency.rtt": p50, "latency.added": p50 - res.P50[0]/1e3}}
+			out[in.name] = outcome{figures: sample{"latency.rtt": res.P50[i+1] / 1e3, "latency.added": added(res.P50, i),
+				"latency.p99": added(res.P99, i), "latency.p999": added(res.P999, i)}}
 		}
-	}
-	return out, nil
-}
-
-// start measures a process of its own, on files that an earlier one has left (but in the first round).
-func start(ctx context.Context, r *rig, in *instance) (outcome, error) {
-	fresh, err := r.launch(ctx, in.target, "fresh")
-	if err != nil || fresh.proc == nil {
-		return outcome{}, err
-	}
-	ms := func(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
-	return outcome{figures: sample{"start.accept": ms(fresh.accept), "start.reply": ms(fresh.reply)}}, r.halt(fresh)
-}
-
-// idle measures a process of its own too: one that has been under load keeps memory that hides what a connection takes.
-func idle(ctx context.Context, r *rig, in *instance) (outcome, error) {
-	fresh, err := r.launch(ctx, in.target, "fresh")
-	if err != nil || fresh.proc == nil {
-		return outcome{}, err
-	}
-	out, err := r.idleOf(ctx, fresh)
-	if err != nil {
-		_ = r.halt(fresh)
-		return out, err
-	}
-	return out, r.halt(fresh)
-}
-
-func (r *rig) idleOf(ctx context.Context, in *instance) (outcome, error) {
-	count := func(conns int) (footprint, error) {
-		res, err := r.ask(ctx, in, loadJob{Kind: jobHold, Conns: conns, Window: launchLimit})
-		if err == nil && res.Held < conns {
-			err = fmt.Errorf("only %d of %d connections opened: %s", res.Held, conns, res.First)
-		}
-		if err != nil {
-			return footprint{}, err
-		}
-		time.Sleep(r.cfg.settle)
-		return footprintOf(in.pids())
-	}
-	// What is set up once is not a connection's. But few, for what they leave in pools is the next ones' and yet not counted.
-	if _, err := count(4); err != nil {
-		return outcome{}, err
-	}
-	if _, err := r.ask(ctx, in, loadJob{Kind: jobRelease}); err != nil {
-		return outcome{}, err
-	}
-	time.Sleep(r.cfg.settle)
-	before, err := footprintOf(in.pids())
-	if err != nil {
-		return outcome{}, err
-	}
-	after, err := count(r.cfg.idle)
-	if err != nil {
-		return outcome{}, err
-	}
-	res, err := r.ask(ctx, in, loadJob{Kind: jobRelease})
-	if err != nil {
-		return outcome{}, err
-	}
-	n := float64(r.cfg.idle)
-	out := outcome{figures: sample{
-		"idle.rss":  (after.rss - before.rss) / n / 1024,
-		"idle.fds":  (after.fds - before.fds) / n,
-		"idle.base": before.rss / (1 << 20),
-	}}
-	if lost := r.cfg.idle - res.Held; lost > 0 {
-		out.errors, out.first = int64(lost), "idle connection closed by the other side"
 	}
 	return out, nil
 }

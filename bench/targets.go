@@ -158,6 +158,7 @@ func (t *target) useEdgeproxy(ctx context.Context, path, dir, relay string) erro
 			fmt.Sprintf("EDGEPROXY_API_ADDR=127.0.0.1:%d", api),
 			"EDGEPROXY_REGION=sa",
 			"EDGEPROXY_RELAY="+relay,
+			"EDGEPROXY_HEALTH_CHECK=off", // as the peers'
 			fmt.Sprintf("GOMAXPROCS=%d", threads))
 		return cmd, nil
 	}
@@ -193,12 +194,17 @@ func writeRoutingDB(ctx context.Context, path string, backends []netip.AddrPort)
 		healthy INTEGER, weight INTEGER, soft_limit INTEGER, hard_limit INTEGER, deleted INTEGER DEFAULT 0)`); err != nil {
 		return err
 	}
+	tx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback()
 	for i, b := range backends {
 		region := []string{"sa", "us", "eu"}[i/3%3]
-		if _, err := db.ExecContext(ctx, `INSERT INTO backends VALUES (?, 'bench', ?, ?, ?, 1, 1, 10000, 0, 0)`,
-			fmt.Sprintf("%s-node-%d", region, i%3+1), region, b.Addr().String(), b.Port()); err != nil {
+		if _, err := tx.ExecContext(ctx, `INSERT INTO backends VALUES (?, 'bench', ?, ?, ?, 1, 1, 10000, 0, 0)`,
+			fmt.Sprintf("%s-node-%d", region, i/9*3+i%3+1), region, b.Addr().String(), b.Port()); err != nil {
 			return err
 		}
 	}
-	return nil
+	return tx.Commit()
 }
