@@ -282,3 +282,26 @@ func TestUpgradeMoves(t *testing.T) {
 		return nil
 	})
 }
+
+// TestUpgradeKeepsAffinity: a client has the same backend after an upgrade as
+// before, while another one is better.
+func TestUpgradeKeepsAffinity(t *testing.T) {
+	t.Parallel()
+	p := twoBackends(t)
+	v := p.visit(t, "200.160.2.3")
+	backend := v.backend
+	v.Close()
+	p.visit(t, "200.160.2.4")
+	for range 3 { // load on it, so that the other one is better
+		if got := p.visit(t, "200.160.2.3").backend; got != backend {
+			t.Fatalf("the client has %s, then %s", backend, got)
+		}
+	}
+	p.upgrade(t)
+	if e := p.explain(t, "200.160.2.3"); e.Chosen != backend || e.Reason != "affinity" {
+		t.Errorf("after the upgrade: %s for %s, want %s for affinity", e.Chosen, e.Reason, backend)
+	}
+	if n := p.status(t).Bindings; n != 2 {
+		t.Errorf("%d bindings, want 2", n)
+	}
+}

@@ -246,7 +246,9 @@ func (n *Node) start(ctx context.Context) (err error) {
 		}
 	}
 
-	n.affinity = route.NewAffinity(cfg.BindingTTL, cfg.BindingMax)
+	if n.affinity == nil {
+		n.affinity = route.NewAffinity(cfg.BindingTTL, cfg.BindingMax)
+	}
 	n.router = route.NewRouter(n.affinity)
 	if cfg.StrictLimits {
 		n.router.Strict()

@@ -2,18 +2,22 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/edgeproxy/edgeproxy/api"
 	"github.com/edgeproxy/edgeproxy/internal/handover"
+	"github.com/edgeproxy/edgeproxy/proxy/route"
 )
 
 // Names of the sockets that one generation of a POP passes on to the next.
@@ -21,7 +25,8 @@ import (
 const (
 	socketListen = "listen" // of the default service: all that share its address
 	socketAPI    = "api"
-	socketElder  = "elder" // where a generation before this one, that drains, tells of its connections
+	socketElder  = "elder"    // where a generation before this one, that drains, tells of its connections
+	fileBindings = "bindings" // which client has which backend
 )
 
 // will is what the old process writes for the new one: of each setting that is
@@ -159,6 +164,11 @@ func (n *Node) bequeath() (b *bequest, err error) {
 	add(socketElder, elders...)
 	if err != nil {
 		return b, err
+	}
+	if bindings, err := writeBindings(n.cfg.DBPath, n.affinity); err == nil {
+		add(fileBindings, bindings)
+	} else { // as on a full disk: clients are served without
+		n.log.Warn().Err(err).Msg("upgrading: clients lose their affinity")
 	}
 	reader, writer, err := handover.Mailbox()
 	if err != nil {
@@ -305,10 +315,19 @@ func (n *Node) succeed(ctx context.Context) error {
 	if err := estate.Will(&n.will); err != nil {
 		return fmt.Errorf("handover: %w", err)
 	}
+	n.affinity = route.NewAffinity(n.cfg.BindingTTL, n.cfg.BindingMax)
+	for _, f := range estate.Take(fileBindings) {
+		if err := readBindings(f, n.affinity); err != nil {
+			n.log.Warn().Err(err).Msg("clients lose their affinity")
+		}
+	}
 	if err := n.listen(ctx, n.cfg); err != nil {
 		return err
 	}
 	if err := n.openGeo(n.cfg); err != nil {
+		return err
+	}
+	if err := roomBeside(n.cfg.DBPath); err != nil {
 		return err
 	}
 	if err := estate.Ready(n.opts.Version); err != nil {
@@ -317,6 +336,21 @@ func (n *Node) succeed(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, servingWithin)
 	defer cancel()
 	return estate.Await(ctx)
+}
+
+// roomBeside says that the disk of the database is full, on which a start
+// fails. Where nothing can be written for another reason it can go on.
+func roomBeside(db string) error {
+	f, err := os.CreateTemp(filepath.Dir(db), filepath.Base(db)+".room.*")
+	if err == nil {
+		_ = os.Remove(f.Name())
+		_, err = f.Write(make([]byte, 64<<10))
+		err = errors.Join(err, f.Sync(), f.Close())
+	}
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return fmt.Errorf("no room for the files beside %s: %w", db, err)
+	}
+	return nil
 }
 
 // Retire makes a generation that drains for an upgrade end within the usual

@@ -31,7 +31,7 @@ processes may drain at once.
 Where the new process cannot read its settings nothing changes. Where it fails
 later the binary that ran before takes over again. SIGUSR2 does the same, of
 which the log tells. It is refused as process 1 of a container, and with
-strict_limits. Affinity begins anew, as with a restart.` + runningHelp,
+strict_limits.` + runningHelp,
 		Example: `  edgeproxy upgrade
   edgeproxy upgrade --api 10.50.0.1:8180 --token @token --json`,
 		Args:              takes(),

@@ -142,6 +142,28 @@ func (a *Affinity) Len() int {
 	return n
 }
 
+// Each calls fn for every binding, with the client's last connection. It may
+// miss those that come meanwhile. It holds no lock during fn.
+func (a *Affinity) Each(fn func(k Key, backend string, last time.Time)) {
+	type pair struct {
+		Key
+		binding
+	}
+	var some []pair
+	for i := range a.shards {
+		s := &a.shards[i]
+		some = some[:0]
+		s.mu.Lock()
+		for k, b := range s.bound {
+			some = append(some, pair{k, b})
+		}
+		s.mu.Unlock()
+		for _, p := range some {
+			fn(p.Key, p.backend, time.Unix(0, p.last))
+		}
+	}
+}
+
 // Sweep removes what has expired at now.
 func (a *Affinity) Sweep(now time.Time) {
 	ttl := a.ttl.Load()
