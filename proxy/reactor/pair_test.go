@@ -2,6 +2,7 @@ package reactor
 
 import (
 	"bytes"
+	"math/rand/v2"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -23,9 +24,38 @@ type peer struct {
 	edges Readiness
 }
 
+// draw decides from lo to hi: rapid does, or the bytes of a fuzzer.
+type draw func(lo, hi int, what string) int
+
+func byRapid(t *rapid.T) draw {
+	return func(lo, hi int, what string) int { return rapid.IntRange(lo, hi).Draw(t, what) }
+}
+
+// byBytes takes as few as a decision needs, so that a fuzzer that changes one
+// changes one decision; when there are no more it is always lo.
+func byBytes(b []byte) draw {
+	return func(lo, hi int, _ string) int {
+		v := 0
+		for span := hi - lo; span > 0 && len(b) > 0; span >>= 8 {
+			v, b = v<<8|int(b[0]), b[1:]
+		}
+		return lo + v%(hi-lo+1)
+	}
+}
+
+// seeds are some long games to begin with.
+func seeds(f *testing.F) {
+	for i := range byte(12) {
+		b := make([]byte, 64<<(i%4))
+		_, _ = rand.NewChaCha8([32]byte{i}).Read(b)
+		f.Add(b)
+	}
+}
+
 // world is the Sockets of a test: what each call does is decided before.
 type world struct {
-	t       *rapid.T
+	t       rapid.TB
+	draw    draw
 	peers   [2]peer // by descriptor
 	pipes   map[Pipe][]byte
 	buffers int
@@ -131,7 +161,10 @@ func (w *world) PutPipe(p Pipe, left int) {
 }
 
 func (w *world) much(what string) int {
-	return rapid.OneOf(rapid.IntRange(1, 10), rapid.IntRange(1, 300)).Draw(w.t, what)
+	if w.draw(0, 1, "few") == 0 {
+		return w.draw(1, 10, what)
+	}
+	return w.draw(1, 300, what)
 }
 
 // happen lets something happen to a peer, as an edge for the pair.
@@ -140,7 +173,7 @@ func (w *world) happen(fd int) {
 	if p.rst {
 		return
 	}
-	switch rapid.IntRange(0, 9).Draw(w.t, "happens") {
+	switch w.draw(0, 9, "happens") {
 	case 0, 1, 2, 3: // bytes arrive
 		if n := min(len(p.sent), p.arrived+w.much("bytes")); n > p.arrived {
 			p.arrived = n
@@ -158,7 +191,7 @@ func (w *world) happen(fd int) {
 			p.edges |= Readable | Finished
 		}
 	case 9:
-		if rapid.IntRange(0, 5).Draw(w.t, "reset") == 0 {
+		if w.draw(0, 5, "reset") == 0 {
 			p.rst = true
 			p.edges |= Readable | Writable | Finished | Failed
 		}
@@ -240,25 +273,28 @@ func (w *world) check(p *Pair) {
 
 // playPair lets anything happen in any order, and checks that the pair ends as
 // its sockets did.
-func playPair(t *rapid.T) {
-	w := &world{t: t, pipes: map[Pipe][]byte{}, nextFD: 10, noPipes: rapid.Bool().Draw(t, "no pipes"), unfit: rapid.Bool().Draw(t, "unfit")}
+func playPair(t rapid.TB, draw draw) {
+	w := &world{t: t, draw: draw, pipes: map[Pipe][]byte{}, nextFD: 10}
+	w.noPipes, w.unfit = draw(0, 1, "no pipes") == 1, draw(0, 1, "unfit") == 1
 	for fd := range w.peers {
-		w.peers[fd].sent = rapid.SliceOfN(rapid.Byte(), 0, 300).Draw(t, "sent")
+		for i := range draw(0, 300, "sent") {
+			w.peers[fd].sent = append(w.peers[fd].sent, byte(i*(3+2*fd)))
+		}
 	}
 	var p Pair
 	p.Init(0)
 	p.Join(1)
-	if early := min(rapid.IntRange(0, 8).Draw(t, "early"), len(w.peers[0].sent)); early > 0 {
+	if early := min(draw(0, 8, "early"), len(w.peers[0].sent)); early > 0 {
 		w.peers[0].arrived, w.peers[0].read = early, early
 		p.Preload(w, w.peers[0].sent[:early])
 	}
 	status := w.settle(&p)
-	for range rapid.IntRange(0, 150).Draw(t, "happenings") {
+	for range draw(0, 150, "happenings") {
 		if status != Idle {
 			break
 		}
-		w.happen(rapid.IntRange(0, 1).Draw(t, "to"))
-		if rapid.Bool().Draw(t, "seen") {
+		w.happen(draw(0, 1, "to"))
+		if draw(0, 1, "seen") == 1 {
 			status = w.settle(&p)
 			w.check(&p)
 		}
@@ -299,8 +335,12 @@ func (w *world) ends(p *Pair, status Status) {
 	}
 }
 
-func TestPair(t *testing.T) { rapid.Check(t, playPair) }
-func FuzzPair(f *testing.F) { f.Fuzz(rapid.MakeFuzz(playPair)) }
+func TestPair(t *testing.T) { rapid.Check(t, func(t *rapid.T) { playPair(t, byRapid(t)) }) }
+
+func FuzzPair(f *testing.F) {
+	seeds(f)
+	f.Fuzz(func(t *testing.T, moves []byte) { playPair(t, byBytes(moves)) })
+}
 
 // A turn ends after its bytes, however many there are, and the next goes on.
 func TestTurn(t *testing.T) {
