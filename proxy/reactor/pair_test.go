@@ -15,6 +15,8 @@ type peer struct {
 	read    int    // of this, what the pair has read
 	fin     bool   // its FIN follows what has arrived
 	rst     bool
+	urgent  bool // it has urgent data, after mark bytes of sent
+	mark    int
 	told    bool // the kernel has reported the reset to a call
 
 	room  int    // bytes that the socket takes now
@@ -66,10 +68,24 @@ type world struct {
 	scratch [8]byte
 }
 
+// reach is how far one read gets: urgent data end it.
+func (p *peer) reach() int {
+	if p.urgent {
+		return min(p.arrived, p.mark)
+	}
+	return p.arrived
+}
+
+// stopped says that urgent data are next.
+func (p *peer) stopped() bool { return p.urgent && p.read == p.mark }
+
 func (w *world) Read(fd int32, b []byte) (int, Outcome) {
 	w.calls++
 	p := &w.peers[fd]
-	switch n := copy(b, p.sent[p.read:p.arrived]); {
+	if p.stopped() {
+		p.urgent = false // a read passes over it
+	}
+	switch n := copy(b, p.sent[p.read:p.reach()]); {
 	case n > 0:
 		p.read += n
 		return n, Moved
@@ -108,6 +124,13 @@ func (w *world) Fill(pipe Pipe, fd int32) (int, Outcome) {
 	}
 	if len(w.pipes[pipe]) > 0 {
 		w.t.Fatal("filled a pipe that holds bytes")
+	}
+	if p := &w.peers[fd]; p.stopped() && !p.rst {
+		w.calls++
+		if p.fin {
+			return 0, End
+		}
+		return 0, Wait
 	}
 	b := make([]byte, 20)
 	n, out := w.Read(fd, b)
@@ -173,7 +196,7 @@ func (w *world) happen(fd int) {
 	if p.rst {
 		return
 	}
-	switch w.draw(0, 9, "happens") {
+	switch w.draw(0, 10, "happens") {
 	case 0, 1, 2, 3: // bytes arrive
 		if n := min(len(p.sent), p.arrived+w.much("bytes")); n > p.arrived {
 			p.arrived = n
@@ -194,6 +217,11 @@ func (w *world) happen(fd int) {
 		if w.draw(0, 5, "reset") == 0 {
 			p.rst = true
 			p.edges |= Readable | Writable | Finished | Failed
+		}
+	case 10:
+		if !p.fin { // of several only the last is urgent
+			p.urgent, p.mark = true, p.arrived
+			p.edges |= Urgent
 		}
 	}
 }
@@ -218,6 +246,9 @@ func (w *world) relent(fd int) {
 // report gives the pair what epoll would: the edges since the last time.
 func (w *world) report(p *Pair) {
 	for fd := range w.peers {
+		if w.peers[fd].urgent && w.peers[fd].edges != 0 {
+			w.peers[fd].edges |= Urgent // said as long as it is so
+		}
 		p.Ready(Side(fd), w.peers[fd].edges)
 		w.peers[fd].edges = 0
 	}
