@@ -34,6 +34,7 @@ const (
 type usage struct {
 	Sockets, Pipes, PooledPipes, Goroutines int
 	RSS                                     int64 // bytes
+	Piped                                   int64 // bytes in pipes
 	Stats                                   Stats
 	Backend                                 route.SlotStats
 }
@@ -125,13 +126,19 @@ func use(r *relay) usage {
 		u.RSS = pages * int64(os.Getpagesize())
 	}
 	fds, _ := os.ReadDir("/proc/self/fd")
+	piped := map[string]int{} // by pipe: both ends tell
 	for _, fd := range fds {
 		switch target, _ := os.Readlink("/proc/self/fd/" + fd.Name()); {
 		case strings.HasPrefix(target, "socket:"):
 			u.Sockets++
 		case strings.HasPrefix(target, "pipe:"):
 			u.Pipes++
+			n, _ := strconv.Atoi(fd.Name())
+			piped[target], _ = unix.IoctlGetInt(n, unix.TIOCINQ) // FIONREAD
 		}
+	}
+	for _, n := range piped {
+		u.Piped += int64(n)
 	}
 	return u
 }
