@@ -17,6 +17,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/edgeproxy/edgeproxy/proxy/route"
 	"github.com/rs/zerolog"
@@ -29,6 +30,9 @@ const (
 	childRelay   = "EDGEPROXY_TEST_RELAY"   // name of the implementation
 	childBackend = "EDGEPROXY_TEST_BACKEND" // address
 )
+
+// owesHeader is the address whose connections to a child have to begin with a PROXY header.
+var owesHeader = netip.MustParseAddr("127.77.0.2")
 
 // usage is what a child says about itself.
 type usage struct {
@@ -50,7 +54,8 @@ func TestChild(t *testing.T) {
 		if impl.name != os.Getenv(childRelay) {
 			continue
 		}
-		r := start(t, impl.make, setup{targets: []target{{id: "b", addr: addr}}})
+		owing := Settings{Trusted: []netip.Prefix{netip.PrefixFrom(owesHeader, 32)}, HeaderTimeout: time.Second}
+		r := start(t, impl.make, setup{Config: Config{Settings: owing}, targets: []target{{id: "b", addr: addr}}})
 		fmt.Printf("\nready %s\n", r.addr)
 		for in := bufio.NewScanner(os.Stdin); in.Scan(); {
 			if free, ok := strings.CutPrefix(in.Text(), "leave "); ok {
