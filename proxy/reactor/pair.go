@@ -301,7 +301,7 @@ func (p *Pair) splice(s Sockets, f *flow, from Side, pipe Pipe) (int, Status, bo
 		s.PutPipe(pipe, 0)
 		// Before urgent data a pipe meets an end or nothing, whatever comes
 		// behind: that takes a read to tell.
-		if out == Unfit || out == End || p.ready[from]&Urgent != 0 {
+		if out == Unfit || out == End || out == Wait && p.ready[from]&Urgent != 0 {
 			return 0, Idle, false
 		}
 		f.bulky = out == Wait // a stream that pauses goes on like that
