@@ -158,8 +158,8 @@ func seedOf(t testing.TB) uint64 {
 }
 
 // wanted says whether EDGEPROXY_TEST names a kind of tests that needs more
-// than time and Go: long (minutes), netns (root on Linux), lab (Docker and root
-// on Linux). Comma-separated.
+// than time and Go: long (minutes), soak (an hour, with the machine for itself,
+// on Linux), netns (root on Linux), lab (Docker and root on Linux). Comma-separated.
 func wanted(kind string) bool {
 	return slices.Contains(strings.Split(os.Getenv("EDGEPROXY_TEST"), ","), kind)
 }

@@ -12,7 +12,7 @@ import (
 
 var (
 	nemesisSeed    = flag.Uint64("seed", 0, "of TestNemesis; 0 is a new one")
-	nemesisMinutes = flag.Float64("minutes", 0, "how long TestNemesis goes on; 0 is some seconds")
+	nemesisMinutes = flag.Float64("minutes", 0, "how long TestNemesis goes on (0 is some seconds), or TestSoak with each relay (0 is 30 minutes)")
 )
 
 // TestNemesis torments a mesh that has clients and is written to: POPs are

@@ -59,7 +59,10 @@ func (pp *pipePool) put(p pipe) {
 
 // bulk splices from src to dst, without the bytes passing through this
 // process, until src has nothing to offer or there is an end, in d.err. True:
-// neither was found; src has to be read in another way.
+// src has to be read in another way.
+//
+// Where urgent data (RFC 6093) is next, splice finds nothing, or an end,
+// whatever comes behind it: only a read can tell, and passes over it.
 func (d *direction) bulk() bool {
 	p, err := pipes.get()
 	if err != nil {
@@ -83,9 +86,8 @@ func (d *direction) bulk() bool {
 		pipes.put(p)
 		d.bulky = total >= bufferSize
 		switch err {
-		case nil:
-			d.err = d.eof()
-		case unix.EAGAIN:
+		case nil, unix.EAGAIN:
+			return true
 		case unix.EINVAL, unix.ENOSYS, unix.EPERM, unix.EOPNOTSUPP: // not with this socket, kernel or sandbox
 			d.bulky = false
 			return true

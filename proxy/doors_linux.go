@@ -180,5 +180,8 @@ func readiness(events uint32) (r reactor.Readiness) {
 	if events&unix.EPOLLERR != 0 {
 		r |= reactor.Failed
 	}
+	if events&unix.EPOLLPRI != 0 {
+		r |= reactor.Urgent
+	}
 	return r
 }

@@ -8,6 +8,8 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -307,4 +309,18 @@ func random(t testing.TB) *rand.Rand {
 	}
 	t.Logf("replay with: go test ./proxy -run '^%s$' -seed %d", t.Name(), s)
 	return rand.New(rand.NewPCG(s, 0))
+}
+
+// wanted says whether EDGEPROXY_TEST names a kind of tests that needs more
+// than time and Go: soak (minutes, the machine for itself, 20,000 descriptors).
+func wanted(kind string) bool {
+	return slices.Contains(strings.Split(os.Getenv("EDGEPROXY_TEST"), ","), kind)
+}
+
+// often is how many rounds a test does: few by default, all where it may last.
+func often(few, all int) int {
+	if wanted("soak") {
+		return all
+	}
+	return few
 }

@@ -24,6 +24,7 @@ var cases = []struct {
 	{"random transfers", false, caseRandomTransfers},
 	{"slow reader", true, caseSlowReader},
 	{"nothing of one connection in another", false, caseNoMixing},
+	{"urgent data", false, caseUrgent},
 
 	{"reset by the client", false, caseResetByClient},
 	{"reset by the backend", false, caseResetByBackend},

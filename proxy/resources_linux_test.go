@@ -17,6 +17,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/edgeproxy/edgeproxy/proxy/route"
 	"github.com/rs/zerolog"
@@ -30,10 +31,14 @@ const (
 	childBackend = "EDGEPROXY_TEST_BACKEND" // address
 )
 
+// owesHeader is the address whose connections to a child have to begin with a PROXY header.
+var owesHeader = netip.MustParseAddr("127.77.0.2")
+
 // usage is what a child says about itself.
 type usage struct {
 	Sockets, Pipes, PooledPipes, Goroutines int
 	RSS                                     int64 // bytes
+	Piped                                   int64 // bytes in pipes
 	Stats                                   Stats
 	Backend                                 route.SlotStats
 }
@@ -49,7 +54,8 @@ func TestChild(t *testing.T) {
 		if impl.name != os.Getenv(childRelay) {
 			continue
 		}
-		r := start(t, impl.make, setup{targets: []target{{id: "b", addr: addr}}})
+		owing := Settings{Trusted: []netip.Prefix{netip.PrefixFrom(owesHeader, 32)}, HeaderTimeout: time.Second}
+		r := start(t, impl.make, setup{Config: Config{Settings: owing}, targets: []target{{id: "b", addr: addr}}})
 		fmt.Printf("\nready %s\n", r.addr)
 		for in := bufio.NewScanner(os.Stdin); in.Scan(); {
 			if free, ok := strings.CutPrefix(in.Text(), "leave "); ok {
@@ -125,13 +131,19 @@ func use(r *relay) usage {
 		u.RSS = pages * int64(os.Getpagesize())
 	}
 	fds, _ := os.ReadDir("/proc/self/fd")
+	piped := map[string]int{} // by pipe: both ends tell
 	for _, fd := range fds {
 		switch target, _ := os.Readlink("/proc/self/fd/" + fd.Name()); {
 		case strings.HasPrefix(target, "socket:"):
 			u.Sockets++
 		case strings.HasPrefix(target, "pipe:"):
 			u.Pipes++
+			n, _ := strconv.Atoi(fd.Name())
+			piped[target], _ = unix.IoctlGetInt(n, unix.TIOCINQ) // FIONREAD
 		}
+	}
+	for _, n := range piped {
+		u.Piped += int64(n)
 	}
 	return u
 }

@@ -8,9 +8,10 @@
 // For every connection: PROXY header where one is due, may the client connect
 // at all (package guard), pick and reserve a backend, connect with a timeout, the next best one where that fails, then
 // bytes both ways until both directions have ended. A half-close is passed on
-// as a half-close and a reset as a reset. A place is taken before the dial and
-// given back exactly once. An idle connection holds its two descriptors, two
-// small goroutines and no buffer. An error from accept never ends the server.
+// as a half-close, a reset as a reset, and urgent data not at all. A place is
+// taken before the dial and given back exactly once. An idle connection holds
+// its two descriptors, two small goroutines and no buffer. An error from accept
+// never ends the server.
 // The package does not choose (package route does) and knows no database.
 package proxy
 

@@ -74,44 +74,82 @@ func transfer(t *testing.T, start starter, size int, chunk func(*rand.Rand) int)
 // plan is what both sides of one transfer do.
 type plan struct {
 	id       uint64
-	up, down []int // chunk lengths, client to backend and back
-	// downFirst: the backend ends its half without waiting for the client's;
-	// otherwise it answers after it has read the client's end.
-	downFirst bool
+	up, down way
+	order    order
 }
+
+// way is one direction of a transfer.
+type way struct{ size, chunk int } // bytes in all, and at most in one write
+
+// order says whose half ends when.
+type order int
+
+const (
+	atOnce      order = iota // neither waits for the other
+	clientFirst              // the backend answers after it has read the client's end
+	backendFirst
+)
 
 func (p plan) String() string {
-	return fmt.Sprintf("transfer %d: %d chunks up, %d down, downFirst %v", p.id, len(p.up), len(p.down), p.downFirst)
+	return fmt.Sprintf("transfer %d: %d bytes up, %d down, in chunks of up to %d and %d, order %d",
+		p.id, p.up.size, p.down.size, p.up.chunk, p.down.chunk, p.order)
 }
 
+// randomPlan has sizes of 0 to 4 MB, two of three small, in chunks of 1 B to 64 KB.
 func randomPlan(rnd *rand.Rand, id uint64) plan {
-	chunks := func() []int {
-		most := 1 << rnd.IntN(17) // 1 B to 64 KB
-		list := make([]int, rnd.IntN(1+min(200, 1<<20/most)))
-		for i := range list {
-			list[i] = 1 + rnd.IntN(most)
+	ways := func() way {
+		size := rnd.IntN(1 + 4<<20)
+		if rnd.IntN(3) > 0 {
+			size >>= rnd.IntN(23)
 		}
-		return list
+		return way{size, 1 << rnd.IntN(17)}
 	}
-	return plan{id: id, up: chunks(), down: chunks(), downFirst: rnd.IntN(2) == 0}
+	return plan{id: id, up: ways(), down: ways(), order: order(rnd.IntN(3))}
 }
 
-func writeChunks(c *net.TCPConn, s *stream, chunks []int) error {
+// play does the part of the side that begins in the order named: it writes one
+// way as the stream of an id, and reads the other.
+func (p plan) play(c *net.TCPConn, first order, own uint64, out way, other uint64, in way) error {
+	write := func() error { return writeChunks(c, own, out) }
+	read := func() error { return readChunks(c, newStream(other), in.size) }
+	switch p.order {
+	case first: // and so the other side waits
+		return errors.Join(write(), read())
+	case atOnce:
+		var reading sync.WaitGroup
+		var err error
+		reading.Go(func() { err = read() })
+		werr := write()
+		reading.Wait()
+		return errors.Join(werr, err)
+	}
+	if err := read(); err != nil {
+		return err
+	}
+	return write()
+}
+
+// writeChunks writes the stream of an id in chunks of random lengths; the last
+// of very many are long.
+func writeChunks(c *net.TCPConn, id uint64, w way) error {
+	s, lengths := newStream(id), rand.New(rand.NewPCG(id, 0))
 	buf := make([]byte, 64<<10)
-	for _, n := range chunks {
+	for i, left := 0, w.size; left > 0; i++ {
+		n := len(buf)
+		if i < 500 {
+			n = 1 + lengths.IntN(w.chunk)
+		}
+		n = min(n, left)
 		s.read(buf[:n])
 		if _, err := c.Write(buf[:n]); err != nil {
-			return fmt.Errorf("write: %w", err)
+			return fmt.Errorf("write with %d bytes to go: %w", left, err)
 		}
+		left -= n
 	}
 	return c.CloseWrite()
 }
 
-func readChunks(c *net.TCPConn, s *stream, chunks []int) error {
-	left := 0
-	for _, n := range chunks {
-		left += n
-	}
+func readChunks(c *net.TCPConn, s *stream, left int) error {
 	buf := make([]byte, 33<<10)
 	for {
 		n, err := c.Read(buf)
@@ -128,13 +166,15 @@ func readChunks(c *net.TCPConn, s *stream, chunks []int) error {
 }
 
 // Whatever lengths are sent in whatever order, and whoever ends first, what
-// arrives is what was sent, and then the end.
+// arrives is what was sent, byte for byte, and then the end, in time.
 func caseRandomTransfers(t *testing.T, start starter) {
-	const transfers, atOnce = 200, 8
+	const workers = 8
 	rnd := random(t)
-	plans := make([]plan, transfers)
+	plans := make([]plan, often(200, 10_000))
+	moved := 0
 	for i := range plans {
 		plans[i] = randomPlan(rnd, uint64(i))
+		moved += plans[i].up.size + plans[i].down.size
 	}
 	b := newBackend(t, func(c *net.TCPConn) {
 		var id [8]byte
@@ -143,28 +183,15 @@ func caseRandomTransfers(t *testing.T, start starter) {
 			return
 		}
 		p := plans[binary.BigEndian.Uint64(id[:])]
-		write := func() error { return writeChunks(c, newStream(2*p.id+1), p.down) }
-		read := func() error { return readChunks(c, newStream(2*p.id), p.up) }
-		var err error
-		if p.downFirst {
-			var reading sync.WaitGroup
-			var rerr error
-			reading.Go(func() { rerr = read() })
-			err = write()
-			reading.Wait()
-			err = errors.Join(err, rerr)
-		} else if err = read(); err == nil {
-			err = write()
-		}
-		if err != nil {
+		if err := p.play(c, backendFirst, 2*p.id+1, p.down, 2*p.id, p.up); err != nil {
 			t.Errorf("%v: backend: %v", p, err)
 		}
 	})
 	r := start(t, setup{targets: b.one()})
 
 	var work sync.WaitGroup
-	next := make(chan plan)
-	for range atOnce {
+	began, next := time.Now(), make(chan plan)
+	for range workers {
 		work.Go(func() {
 			for p := range next {
 				c, err := net.DialTCP("tcp", nil, net.TCPAddrFromAddrPort(r.addr))
@@ -173,20 +200,13 @@ func caseRandomTransfers(t *testing.T, start starter) {
 					continue
 				}
 				_ = c.SetDeadline(time.Now().Add(patience))
-				var writing sync.WaitGroup
-				writing.Go(func() {
-					_, err := c.Write(binary.BigEndian.AppendUint64(nil, p.id))
-					if err == nil {
-						err = writeChunks(c, newStream(2*p.id), p.up)
-					}
-					if err != nil {
-						t.Errorf("%v: client: %v", p, err)
-					}
-				})
-				if err := readChunks(c, newStream(2*p.id+1), p.down); err != nil {
+				_, err = c.Write(binary.BigEndian.AppendUint64(nil, p.id))
+				if err == nil {
+					err = p.play(c, clientFirst, 2*p.id, p.up, 2*p.id+1, p.down)
+				}
+				if err != nil {
 					t.Errorf("%v: client: %v", p, err)
 				}
-				writing.Wait()
 				c.Close()
 			}
 		})
@@ -198,9 +218,10 @@ func caseRandomTransfers(t *testing.T, start starter) {
 	work.Wait()
 	r.idle(t)
 	b.done(t)
-	if n := r.Stats().Ended[endClosed.String()]; n != transfers {
-		t.Errorf("%d of %d connections ended closed: %v", n, transfers, r.Stats().Ended)
+	if n := r.Stats().Ended[endClosed.String()]; n != uint64(len(plans)) {
+		t.Errorf("%d of %d connections ended closed: %v", n, len(plans), r.Stats().Ended)
 	}
+	t.Logf("%d transfers, %d MB, in %v", len(plans), moved>>20, time.Since(began).Round(time.Millisecond))
 }
 
 // Who does not read makes the other side wait; this process keeps next to

@@ -26,7 +26,7 @@ const (
 	turn = 1 << 20              // bytes of one connection before the others: about 100 µs
 
 	// What a worker is always told of a socket, on every change.
-	interest = unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLET
+	interest = unix.EPOLLIN | unix.EPOLLPRI | unix.EPOLLRDHUP | unix.EPOLLET
 )
 
 // worker serves its share of a group's connections, in one goroutine: nothing

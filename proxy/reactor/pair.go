@@ -32,6 +32,7 @@ const (
 	Writable                       // it may take bytes
 	Finished                       // a FIN or reset has arrived: read on until that is met
 	Failed                         // it has been reset
+	Urgent                         // it has or had urgent data (RFC 6093), where a read stops short and a pipe altogether
 )
 
 // Outcome is how a call on a socket ended.
@@ -264,7 +265,7 @@ func (p *Pair) move(s Sockets, f *flow, from Side) (int, Status) {
 		return 0, p.stopped(f, from, out)
 	}
 	f.bulky = n == len(b)
-	if n < len(b) && p.ready[from]&Finished == 0 {
+	if n < len(b) && p.ready[from]&(Finished|Urgent) == 0 {
 		p.ready[from] &^= Readable // that was all; what comes later is an edge of its own
 	}
 	m, out := s.Write(p.fds[1-from], b[:n])
@@ -298,7 +299,9 @@ func (p *Pair) splice(s Sockets, f *flow, from Side, pipe Pipe) (int, Status, bo
 	n, out := s.Fill(pipe, p.fds[from])
 	if out != Moved {
 		s.PutPipe(pipe, 0)
-		if out == Unfit {
+		// Before urgent data a pipe meets an end or nothing, whatever comes
+		// behind: that takes a read to tell.
+		if out == Unfit || out == End || out == Wait && p.ready[from]&Urgent != 0 {
 			return 0, Idle, false
 		}
 		f.bulky = out == Wait // a stream that pauses goes on like that

@@ -7,189 +7,6 @@ import (
 	"pgregory.net/rapid"
 )
 
-// peer is the other end of a pair's socket, and the kernel in between.
-type peer struct {
-	sent    []byte // what it sends in all
-	arrived int    // of this, what the socket has
-	read    int    // of this, what the pair has read
-	fin     bool   // its FIN follows what has arrived
-	rst     bool
-	told    bool // the kernel has reported the reset to a call
-
-	room  int    // bytes that the socket takes now
-	full  bool   // a write was told to wait: room is an edge
-	got   []byte // what it has received
-	shut  bool   // and then the pair's FIN
-	edges Readiness
-}
-
-// world is the Sockets of a test: what each call does is decided before.
-type world struct {
-	t       *rapid.T
-	peers   [2]peer // by descriptor
-	pipes   map[Pipe][]byte
-	buffers int
-	nextFD  int32
-	noPipes bool
-	unfit   bool
-	calls   int
-	scratch [8]byte
-}
-
-func (w *world) Read(fd int32, b []byte) (int, Outcome) {
-	w.calls++
-	p := &w.peers[fd]
-	switch n := copy(b, p.sent[p.read:p.arrived]); {
-	case n > 0:
-		p.read += n
-		return n, Moved
-	case p.rst && !p.told && !p.fin:
-		p.told = true
-		return 0, Broken
-	case p.fin || p.rst: // a reset that somebody has been told of looks like an end
-		return 0, End
-	}
-	return 0, Wait
-}
-
-func (w *world) Write(fd int32, b []byte) (int, Outcome) {
-	w.calls++
-	p := &w.peers[fd]
-	if p.shut {
-		w.t.Fatalf("written to %d after its FIN", fd)
-	}
-	if p.rst {
-		p.told = true
-		return 0, Broken
-	}
-	n := min(len(b), p.room)
-	if n == 0 {
-		p.full = true
-		return 0, Wait
-	}
-	p.room -= n
-	p.got = append(p.got, b[:n]...)
-	return n, Moved
-}
-
-func (w *world) Fill(pipe Pipe, fd int32) (int, Outcome) {
-	if w.unfit {
-		return 0, Unfit
-	}
-	if len(w.pipes[pipe]) > 0 {
-		w.t.Fatal("filled a pipe that holds bytes")
-	}
-	b := make([]byte, 20)
-	n, out := w.Read(fd, b)
-	w.pipes[pipe] = b[:n]
-	return n, out
-}
-
-func (w *world) Drain(pipe Pipe, n int, fd int32) (int, Outcome) {
-	held := w.pipes[pipe]
-	if n != len(held) {
-		w.t.Fatalf("drain %d of a pipe with %d", n, len(held))
-	}
-	n, out := w.Write(fd, held)
-	w.pipes[pipe] = held[n:]
-	return n, out
-}
-
-func (w *world) Shut(fd int32) Outcome {
-	p := &w.peers[fd]
-	if p.shut {
-		w.t.Fatalf("two FINs to %d", fd)
-	}
-	p.shut = true
-	if p.rst {
-		return Broken
-	}
-	return Moved
-}
-
-func (w *world) Scratch() []byte { return w.scratch[:] }
-func (w *world) Buffer() *[]byte { w.buffers++; b := make([]byte, len(w.scratch)); return &b }
-func (w *world) PutBuffer(*[]byte) {
-	w.buffers--
-}
-
-func (w *world) Pipe() (Pipe, bool) {
-	if w.noPipes {
-		return Pipe{}, false
-	}
-	w.nextFD++
-	p := Pipe{w.nextFD, -w.nextFD}
-	w.pipes[p] = nil
-	return p, true
-}
-
-func (w *world) PutPipe(p Pipe, left int) {
-	if held, ok := w.pipes[p]; !ok || len(held) != left {
-		w.t.Fatalf("a pipe with %d bytes given back with %d", len(held), left)
-	}
-	delete(w.pipes, p)
-}
-
-func (w *world) much(what string) int {
-	return rapid.OneOf(rapid.IntRange(1, 10), rapid.IntRange(1, 300)).Draw(w.t, what)
-}
-
-// happen lets something happen to a peer, as an edge for the pair.
-func (w *world) happen(fd int) {
-	p := &w.peers[fd]
-	if p.rst {
-		return
-	}
-	switch rapid.IntRange(0, 9).Draw(w.t, "happens") {
-	case 0, 1, 2, 3: // bytes arrive
-		if n := min(len(p.sent), p.arrived+w.much("bytes")); n > p.arrived {
-			p.arrived = n
-			p.edges |= Readable
-		}
-	case 4, 5, 6, 7:
-		p.room += w.much("room")
-		if p.full {
-			p.full = false
-			p.edges |= Writable
-		}
-	case 8:
-		if p.arrived == len(p.sent) && !p.fin {
-			p.fin = true
-			p.edges |= Readable | Finished
-		}
-	case 9:
-		if rapid.IntRange(0, 5).Draw(w.t, "reset") == 0 {
-			p.rst = true
-			p.edges |= Readable | Writable | Finished | Failed
-		}
-	}
-}
-
-// relent is all that is left to happen to a peer, for the better.
-func (w *world) relent(fd int) {
-	p := &w.peers[fd]
-	if p.rst {
-		return
-	}
-	if p.arrived < len(p.sent) || !p.fin {
-		p.arrived, p.fin = len(p.sent), true
-		p.edges |= Readable | Finished
-	}
-	p.room += 50
-	if p.full {
-		p.full = false
-		p.edges |= Writable
-	}
-}
-
-// report gives the pair what epoll would: the edges since the last time.
-func (w *world) report(p *Pair) {
-	for fd := range w.peers {
-		p.Ready(Side(fd), w.peers[fd].edges)
-		w.peers[fd].edges = 0
-	}
-}
-
 // settle gives turns until none is asked for.
 func (w *world) settle(p *Pair) Status {
 	for range 10000 {
@@ -240,25 +57,28 @@ func (w *world) check(p *Pair) {
 
 // playPair lets anything happen in any order, and checks that the pair ends as
 // its sockets did.
-func playPair(t *rapid.T) {
-	w := &world{t: t, pipes: map[Pipe][]byte{}, nextFD: 10, noPipes: rapid.Bool().Draw(t, "no pipes"), unfit: rapid.Bool().Draw(t, "unfit")}
+func playPair(t rapid.TB, draw draw) {
+	w := &world{t: t, draw: draw, pipes: map[Pipe][]byte{}, nextFD: 10}
+	w.noPipes, w.unfit = draw(0, 1, "no pipes") == 1, draw(0, 1, "unfit") == 1
 	for fd := range w.peers {
-		w.peers[fd].sent = rapid.SliceOfN(rapid.Byte(), 0, 300).Draw(t, "sent")
+		for i := range draw(0, 300, "sent") {
+			w.peers[fd].sent = append(w.peers[fd].sent, byte(i*(3+2*fd)))
+		}
 	}
 	var p Pair
 	p.Init(0)
 	p.Join(1)
-	if early := min(rapid.IntRange(0, 8).Draw(t, "early"), len(w.peers[0].sent)); early > 0 {
+	if early := min(draw(0, 8, "early"), len(w.peers[0].sent)); early > 0 {
 		w.peers[0].arrived, w.peers[0].read = early, early
 		p.Preload(w, w.peers[0].sent[:early])
 	}
 	status := w.settle(&p)
-	for range rapid.IntRange(0, 150).Draw(t, "happenings") {
+	for range draw(0, 150, "happenings") {
 		if status != Idle {
 			break
 		}
-		w.happen(rapid.IntRange(0, 1).Draw(t, "to"))
-		if rapid.Bool().Draw(t, "seen") {
+		w.happen(draw(0, 1, "to"))
+		if draw(0, 1, "seen") == 1 {
 			status = w.settle(&p)
 			w.check(&p)
 		}
@@ -299,8 +119,12 @@ func (w *world) ends(p *Pair, status Status) {
 	}
 }
 
-func TestPair(t *testing.T) { rapid.Check(t, playPair) }
-func FuzzPair(f *testing.F) { f.Fuzz(rapid.MakeFuzz(playPair)) }
+func TestPair(t *testing.T) { rapid.Check(t, func(t *rapid.T) { playPair(t, byRapid(t)) }) }
+
+func FuzzPair(f *testing.F) {
+	seeds(f)
+	f.Fuzz(func(t *testing.T, moves []byte) { playPair(t, byBytes(moves)) })
+}
 
 // A turn ends after its bytes, however many there are, and the next goes on.
 func TestTurn(t *testing.T) {

@@ -6,48 +6,57 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestWheel plays random timers against a map: each is due at its tick, or the
+// playWheel plays random timers against a map: each is due at its tick, or the
 // next one where that has been seen, once, and never before Next.
-func TestWheel(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		var w Wheel
-		now := rapid.Uint64Range(0, 1<<40).Draw(t, "start")
-		w.Start(now)
-		want := map[uint32]uint64{}
-		distance := rapid.OneOf(rapid.Uint64Range(0, 70), rapid.Uint64Range(0, 5000), rapid.Uint64Range(0, 2*Farthest))
-		set := func(id uint32) {
-			when := now + distance.Draw(t, "ahead")
-			w.Set(id, when)
-			want[id] = min(max(when, now+1), now+Farthest)
+func playWheel(t rapid.TB, draw draw) {
+	var w Wheel
+	now := uint64(draw(0, 1<<20, "start"))<<20 + uint64(draw(0, 1<<20, "within"))
+	w.Start(now)
+	want := map[uint32]uint64{}
+	distance := func(what string) uint64 {
+		most := [...]int{70, 5000, 2 * Farthest}[draw(0, 2, "far")]
+		return uint64(draw(0, most, what))
+	}
+	set := func(id uint32) {
+		when := now + distance("ahead")
+		w.Set(id, when)
+		want[id] = min(max(when, now+1), now+Farthest)
+	}
+	for range draw(1, 60, "operations") {
+		id := uint32(draw(0, 20, "id"))
+		switch draw(0, 3, "what") {
+		case 0, 1:
+			set(id)
+		case 2:
+			w.Stop(id)
+			delete(want, id)
+		case 3:
+			advance(t, &w, &now, now+distance("on"), want, set)
 		}
-		for range rapid.IntRange(1, 60).Draw(t, "operations") {
-			id := rapid.Uint32Range(0, 20).Draw(t, "id")
-			switch rapid.IntRange(0, 3).Draw(t, "what") {
-			case 0, 1:
-				set(id)
-			case 2:
-				w.Stop(id)
-				delete(want, id)
-			case 3:
-				advance(t, &w, &now, now+distance.Draw(t, "on"), want, set)
+		for id, when := range want {
+			if got := w.When(id); got != when {
+				t.Fatalf("timer %d is due at %d, want %d", id, got, when)
 			}
-			for id, when := range want {
-				if got := w.When(id); got != when {
-					t.Fatalf("timer %d is due at %d, want %d", id, got, when)
-				}
-			}
 		}
-		advance(t, &w, &now, now+Farthest+1, want, nil)
-		if len(want) > 0 || w.Next() != Never {
-			t.Fatalf("never due: %v; next %d", want, w.Next())
-		}
-	})
+	}
+	advance(t, &w, &now, now+Farthest+1, want, nil)
+	if len(want) > 0 || w.Next() != Never {
+		t.Fatalf("never due: %v; next %d", want, w.Next())
+	}
+}
+
+func TestWheel(t *testing.T) { rapid.Check(t, func(t *rapid.T) { playWheel(t, byRapid(t)) }) }
+
+func FuzzWheel(f *testing.F) {
+	seeds(f)
+	f.Fuzz(func(t *testing.T, moves []byte) { playWheel(t, byBytes(moves)) })
 }
 
 // advance moves on in the steps that Next names. Now and then a timer that is
 // due sets another, if set is not nil.
-func advance(t *rapid.T, w *Wheel, now *uint64, to uint64, want map[uint32]uint64, set func(uint32)) {
-	for steps := 0; *now < to; steps++ {
+func advance(t rapid.TB, w *Wheel, now *uint64, to uint64, want map[uint32]uint64, set func(uint32)) {
+	const mostSets = 500 // or one that is due again at once is so at every tick
+	for steps, sets := 0, 0; *now < to; steps++ {
 		if steps > 3000 {
 			t.Fatalf("3000 steps of Next for %d timers", len(want))
 		}
@@ -66,7 +75,8 @@ func advance(t *rapid.T, w *Wheel, now *uint64, to uint64, want map[uint32]uint6
 				t.Fatalf("timer %d due at %d, want %d (set: %v)", id, at, when, ok)
 			}
 			delete(want, id)
-			if set != nil && id%3 == 0 {
+			if set != nil && id%3 == 0 && sets < mostSets {
+				sets++
 				set(id)
 			}
 		})
