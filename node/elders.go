@@ -169,12 +169,18 @@ func (e *elders) files() (files []*os.File, err error) {
 	return files, err
 }
 
-// close stops reading.
-func (e *elders) close() {
+// close stops reading, and counting: the next generation reads on, and this
+// one tells it of its own connections alone.
+func (e *elders) close(slots *route.Slots) {
 	e.mu.Lock()
-	for conn := range e.conns {
+	conns := e.conns
+	e.conns = nil
+	e.mu.Unlock()
+	for conn := range conns {
 		conn.Close()
 	}
-	e.mu.Unlock()
 	e.all.Wait()
+	for _, one := range conns {
+		e.count(one, nil, slots)
+	}
 }

@@ -221,7 +221,7 @@ func (n *Node) passOn(ctx context.Context, retire func()) error {
 	defer h.bequest.close()
 	n.retired.Store(true)
 	retire()
-	n.elders.close()
+	n.elders.close(&n.router.Slots)
 	if err := n.closeLive(); err != nil {
 		n.log.Error().Err(err).Msg("upgrading: the database could not be closed in order")
 	}
