@@ -46,14 +46,15 @@ var rooms = map[string]room{
 	"config":               {libraries: []string{"github.com/spf13/pflag", "github.com/knadh/koanf", "go.yaml.in/yaml/v3"}},
 	"health":               {ours: []string{"geo", "mesh"}, pure: true},
 	"health/checker":       {ours: []string{"health", "internal/exhausted", "mesh"}, libraries: []string{"github.com/rs/zerolog"}},
-	"proxy":                {ours: []string{"geo", "internal/exhausted", "mesh", "proxy/guard", "proxy/reactor", "proxy/route"}, libraries: []string{"github.com/rs/zerolog", "github.com/pires/go-proxyproto", "golang.org/x/sync", "golang.org/x/sys"}},
+	"proxy":                {ours: []string{"geo", "internal/descriptor", "internal/exhausted", "mesh", "proxy/guard", "proxy/reactor", "proxy/route"}, libraries: []string{"github.com/rs/zerolog", "github.com/pires/go-proxyproto", "golang.org/x/sync", "golang.org/x/sys"}},
 	"api":                  {ours: []string{"mesh", "proxy/route"}, libraries: []string{"github.com/rs/zerolog"}},
 	"internal/exhausted":   {},
+	"internal/descriptor":  {libraries: []string{"golang.org/x/sys"}},
 	"internal/handover":    {libraries: []string{"github.com/coreos/go-systemd/v22"}},
 	"internal/progress":    {pure: true},
 	"internal/mockbackend": {libraries: []string{"golang.org/x/sync"}},
 	"node": {
-		ours:      []string{"api", "config", "crdt", "crdt/sqlite", "geo", "geo/mmdb", "gossip", "gossip/identity", "gossip/membership", "health", "health/checker", "internal/handover", "internal/progress", "mesh", "proxy", "proxy/guard", "proxy/route", "proxy/route/rights"},
+		ours:      []string{"api", "config", "crdt", "crdt/sqlite", "geo", "geo/mmdb", "gossip", "gossip/identity", "gossip/membership", "health", "health/checker", "internal/descriptor", "internal/handover", "internal/progress", "mesh", "proxy", "proxy/guard", "proxy/route", "proxy/route/rights"},
 		libraries: []string{"github.com/rs/zerolog", "golang.org/x/sync", "github.com/prometheus/client_golang", "github.com/coreos/go-systemd", "golang.org/x/sys"},
 	},
 	"node/lab": {

@@ -20,7 +20,8 @@ import (
 )
 
 const (
-	clientTimeout = 10 * time.Second // for a whole request, from dial to last byte
+	clientTimeout  = 10 * time.Second // for a whole request, from dial to last byte
+	upgradeTimeout = 40 * time.Second // the POP gives the new process 30 s
 	// maxAnswer bounds what a server can make us hold: some 200,000 backends.
 	maxAnswer = 64 << 20
 )

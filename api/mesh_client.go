@@ -34,8 +34,11 @@ func (c *Client) Leave(ctx context.Context) error {
 	return err
 }
 
-// Upgrade implements Mesh.
+// Upgrade implements Mesh. It takes as long as the new process does to begin.
 func (c *Client) Upgrade(ctx context.Context) (Upgrade, error) {
+	unhurried := *c
+	unhurried.http.Timeout = upgradeTimeout
+	c = &unhurried
 	return call[Upgrade](ctx, c, http.MethodPost, "/api/v1/upgrade", nil, nil)
 }
 

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/edgeproxy/edgeproxy/internal/descriptor"
 	"github.com/edgeproxy/edgeproxy/proxy/route"
 )
 
@@ -161,7 +162,7 @@ func (e *elders) files() (files []*os.File, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for conn := range e.conns {
-		f, ferr := conn.(*net.UnixConn).File()
+		f, ferr := descriptor.Copy(conn.(*net.UnixConn))
 		if err = errors.Join(err, ferr); ferr == nil {
 			files = append(files, f)
 		}

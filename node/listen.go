@@ -44,7 +44,11 @@ func (n *Node) adopt(ctx context.Context, cfg *config.Config, name, key, addr st
 	}
 	if len(lns) > 0 {
 		// From systemd the unit says which address it is.
-		if !n.opts.Estate.Succeeds() || n.will.addr(key, addr) == lns[0].Addr().String() {
+		fromSystemd := !n.opts.Estate.Succeeds()
+		if name == socketListen && fromSystemd {
+			n.will.Kept = true
+		}
+		if fromSystemd || n.will.addr(key, addr) == lns[0].Addr().String() {
 			return lns, nil
 		}
 		n.log.Info().Str("setting", key).Str("from", lns[0].Addr().String()).Str("to", addr).Msg("address changed with the upgrade")
@@ -52,8 +56,12 @@ func (n *Node) adopt(ctx context.Context, cfg *config.Config, name, key, addr st
 			ln.Close()
 		}
 		n.without = append(n.without, name)
+		if name == socketListen {
+			n.will.Kept = false
+		}
 	}
-	ln, err := listen(ctx, cfg, key, addr, n.log)
+	// Beside the process before this one a default that is taken is no other's.
+	ln, err := listen(ctx, cfg, key, addr, cfg.Explicit(key) || n.opts.Estate.Succeeds(), n.log)
 	return []*net.TCPListener{ln}, err
 }
 
@@ -74,8 +82,8 @@ func sameAddr(a, b string) bool {
 
 // listen opens the address of a setting. A default port that is taken moves to
 // a free one, so that a first try on a busy machine works; one that somebody
-// asked for does not, because others rely on it.
-func listen(ctx context.Context, cfg *config.Config, key, addr string, log zerolog.Logger) (*net.TCPListener, error) {
+// asked for does not (there), because others rely on it.
+func listen(ctx context.Context, cfg *config.Config, key, addr string, there bool, log zerolog.Logger) (*net.TCPListener, error) {
 	ln, err := proxy.Listen(ctx, addr)
 	if err == nil {
 		return ln, nil
@@ -83,7 +91,7 @@ func listen(ctx context.Context, cfg *config.Config, key, addr string, log zerol
 	if !errors.Is(err, syscall.EADDRINUSE) {
 		return nil, fmt.Errorf("%s %s: %w", cfg.Origin(key), addr, err)
 	}
-	if cfg.Explicit(key) {
+	if there {
 		return nil, fmt.Errorf("%s %s: the address is in use: stop what listens there (ss -ltnp shows it) or choose another port", cfg.Origin(key), addr)
 	}
 	host, _, _ := net.SplitHostPort(addr)

@@ -114,7 +114,7 @@ func newReplication(ctx context.Context, n *Node, p *part, before *replication) 
 	if err := m.replicate(ctx, n.life, p); err != nil {
 		return nil, err
 	}
-	if m.front, err = listen(ctx, cfg, "sync_addr", m.bound(addr, "sync_addr"), log); err != nil {
+	if m.front, err = listen(ctx, cfg, "sync_addr", m.bound(addr, "sync_addr"), cfg.Explicit("sync_addr"), log); err != nil {
 		return nil, err
 	}
 	var tookNote func(string, gossip.Note) error

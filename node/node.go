@@ -59,7 +59,8 @@ type Node struct {
 	opts Options
 	log  zerolog.Logger
 	succession
-	cfg *config.Config // as started with; what may change since lives where it is used
+	cfg    *config.Config                // as started with; what may change since lives where it is used
+	latest atomic.Pointer[config.Config] // as last reloaded
 
 	started  time.Time
 	draining atomic.Bool
@@ -101,7 +102,8 @@ func New(cfg *config.Config, opts Options, log zerolog.Logger) *Node {
 		opts.Now = time.Now
 	}
 	n := &Node{opts: opts, log: log, cfg: cfg, ready: make(chan struct{}), aborted: make(chan struct{}), patience: usualPatience}
-	n.heirs = make(chan heir, 1)
+	n.heirs, n.settled = make(chan heir), make(chan struct{})
+	n.latest.Store(cfg)
 	return n
 }
 
@@ -163,13 +165,18 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	behind.Go(func() { _ = n.geo.Run(support) }) // ends with support, and only then
 	behind.Go(func() { n.sweepAffinity(support) })
 	behind.Go(func() { n.vigil.run(support) })
-	behind.Go(func() {
+	// Not behind: also who drains for an upgrade can be told to end at once.
+	served, killer := make(chan struct{}), sync.WaitGroup{}
+	killer.Go(func() {
 		select {
 		case <-n.aborted:
 			n.server.Kill()
-		case <-support.Done():
+		case <-served:
 		}
 	})
+	if n.will.Kept {
+		n.server.GiveAway()
+	}
 
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
@@ -209,6 +216,8 @@ func (n *Node) Run(ctx context.Context) (err error) {
 		Str("db", n.store().Path()).Int("backends", len(n.router.Snapshot().Backends)).
 		Dur("start_ms", time.Since(n.started)).Msg("serving")
 	err = g.Wait()
+	close(served)
+	killer.Wait()
 	stopSupport()
 	behind.Wait()
 	return err
@@ -372,47 +381,4 @@ func (n *Node) notReady() []string {
 		reasons = append(reasons, m.notReady()...)
 	}
 	return reasons
-}
-
-// ErrRenamed ends Run where the POP's name was made up and turned out to be
-// another's, as in a copied directory: the name is forgotten, run it again.
-var ErrRenamed = errors.New("another live POP has the name that was made up here")
-
-// yieldWithin is how old a process may be to give way to one of the same name.
-// A POP that has served for longer than that goes on, whoever turns up.
-const yieldWithin = time.Minute
-
-// yield ends this POP, which has just started, where another one lives under its name.
-func (n *Node) yield(ctx context.Context, taken <-chan string) error {
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case addr := <-taken:
-			if time.Since(n.started) > yieldWithin {
-				n.log.Error().Str("node", n.life.Node).Str("addr", addr).Msg("another live POP has this POP's name: end one of the two")
-				continue
-			}
-			if !n.life.made {
-				return fmt.Errorf("%s: another live node is called %s (seen at %s): give this one a name of its own", n.cfg.Origin("node_id"), n.life.Node, addr)
-			}
-			n.log.Warn().Str("node", n.life.Node).Str("addr", addr).Msg("another live POP has the name that was made up here: this is a copy of it, and gets a new name")
-			if err := n.life.renew(n.cfg.DBPath); err != nil {
-				return fmt.Errorf("forget the name %s, which is another's: %w", n.life.Node, err)
-			}
-			return ErrRenamed
-		}
-	}
-}
-
-// sweepAffinity removes expired bindings once a minute until ctx ends.
-func (n *Node) sweepAffinity(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case now := <-time.After(time.Minute):
-			n.affinity.Sweep(now)
-		}
-	}
 }

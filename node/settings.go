@@ -101,5 +101,6 @@ func (n *Node) Reload(ctx context.Context, cfg *config.Config) {
 	if err := p.refresh(ctx); err != nil {
 		p.fail(err)
 	}
+	n.latest.Store(cfg)
 	n.log.Info().Msg("configuration reloaded")
 }

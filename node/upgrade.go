@@ -15,7 +15,9 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/edgeproxy/edgeproxy/api"
+	"github.com/edgeproxy/edgeproxy/internal/descriptor"
 	"github.com/edgeproxy/edgeproxy/internal/handover"
 	"github.com/edgeproxy/edgeproxy/proxy/route"
 )
@@ -29,9 +31,11 @@ const (
 	fileBindings = "bindings" // which client has which backend
 )
 
-// will is what the old process writes for the new one: of each setting that is
-// an address, what was asked for and what it was given.
-type will map[string]heldAddr
+// will is what the old process writes for the new one.
+type will struct {
+	Addrs map[string]heldAddr `json:"addrs"` // by setting
+	Kept  bool                `json:"kept"`  // the clients' sockets are systemd's, and outlive every generation
+}
 
 type heldAddr struct {
 	Asked string `json:"asked"`
@@ -42,17 +46,17 @@ type heldAddr struct {
 // process had for it, where that asked for the same, and so may have chosen a
 // port, or got another from systemd.
 func (w will) addr(key, asked string) string {
-	if h, ok := w[key]; ok && h.Held != "" && (h.Asked == asked || sameAddr(h.Held, asked)) {
+	if h, ok := w.Addrs[key]; ok && h.Held != "" && (h.Asked == asked || sameAddr(h.Held, asked)) {
 		return h.Held
 	}
 	return asked
 }
 
 func (n *Node) writeWill() will {
-	return will{
+	return will{Kept: n.will.Kept, Addrs: map[string]heldAddr{
 		"listen_addr": {n.cfg.Listen, n.addrs.Listen}, "api_addr": {n.cfg.APIAddr, n.addrs.API},
 		"gossip_addr": {n.cfg.GossipAddr, n.addrs.Gossip}, "sync_addr": {n.cfg.SyncAddr, n.addrs.Sync},
-	}
+	}}
 }
 
 // succession is a POP's part in zero-downtime upgrades. A generation, which is
@@ -66,7 +70,8 @@ func (n *Node) writeWill() will {
 // by the new one from the same sockets.
 type succession struct {
 	upgrading sync.Mutex // from Upgrade on, for good where it succeeds
-	heirs     chan heir  // size 1
+	heirs     chan heir
+	settled   chan struct{} // closed when nobody takes an heir any more
 	retired   atomic.Bool
 	will      will       // of the generation before
 	without   []string   // names of sockets of the generation before that are not served any more
@@ -107,8 +112,15 @@ func (n *Node) Upgrade(ctx context.Context) (api.Upgrade, error) {
 		n.upgrading.Unlock()
 		return api.Upgrade{}, fmt.Errorf("not upgraded, serving on: %w", err)
 	}
+	select {
+	case n.heirs <- heir{h, b}:
+	case <-n.settled: // told to end meanwhile, and that holds
+		h.Kill()
+		b.close()
+		n.upgrading.Unlock()
+		return api.Upgrade{}, fmt.Errorf("%w: it is draining", api.ErrConflict)
+	}
 	n.log.Info().Int("pid", h.PID).Str("version", version).Msg("upgrading: the new process takes over")
-	n.heirs <- heir{h, b}
 	return api.Upgrade{PID: h.PID, Version: version}, nil
 }
 
@@ -155,7 +167,7 @@ func (n *Node) bequeath() (b *bequest, err error) {
 	if err != nil {
 		return b, err
 	}
-	apiFront, err := n.apiFront.File()
+	apiFront, err := descriptor.Copy(n.apiFront)
 	if err != nil {
 		return b, err
 	}
@@ -212,6 +224,7 @@ func (b *bequest) beget(ctx context.Context, cmd *exec.Cmd) (h *handover.Heir, v
 // passOn waits for an heir and has it take over. retire ends everything of this
 // generation but the proxy, and returns when it has ended.
 func (n *Node) passOn(ctx context.Context, retire func()) error {
+	defer close(n.settled)
 	var h heir
 	select {
 	case <-ctx.Done():
@@ -226,25 +239,31 @@ func (n *Node) passOn(ctx context.Context, retire func()) error {
 		n.log.Error().Err(err).Msg("upgrading: the database could not be closed in order")
 	}
 	n.lock.release()
-	without, err := install(ctx, h.Heir)
-	for err != nil {
+	stopPinging := pinging() // systemd would end what serves the clients
+	without, err := install(ctx, h.Heir, servingWithin)
+	for within := 2 * servingWithin; err != nil; within *= 2 { // it may be that slow
 		n.log.Error().Err(err).Msg("upgrading: taken back by the binary that runs; meanwhile clients are served with what was known")
 		if h.Heir, _, err = h.beget(ctx, itself(n.opts.Successor())); err == nil {
-			without, err = install(ctx, h.Heir)
+			without, err = install(ctx, h.Heir, within)
 		}
 		if err == nil {
 			break
 		}
 		select {
-		case <-ctx.Done():
-			return nil // told to end: with nobody to take over that is like any end
+		case <-ctx.Done(): // told to end: with nobody to take over that is like any end
+			stopPinging()
+			notify(daemon.SdNotifyStopping)
+			_ = removePop(n.cfg.DBPath)
+			return nil
 		case <-time.After(heirAgain):
 		}
 	}
+	stopPinging()
 	h.closeSockets() // whose copies keep an address open that is not served any more
 	notify(fmt.Sprintf("MAINPID=%d", h.PID))
-	set := settings(n.cfg)
-	if set.Drain = n.cfg.UpgradeDrain; set.Drain == 0 {
+	cfg := n.latest.Load()
+	set := settings(cfg)
+	if set.Drain = cfg.UpgradeDrain; set.Drain == 0 {
 		set.Drain = untilTheLast
 	}
 	n.server.Configure(set)
@@ -259,8 +278,8 @@ func (n *Node) passOn(ctx context.Context, retire func()) error {
 
 // install has the heir take over, and returns the names of the sockets that it
 // does without.
-func install(ctx context.Context, h *handover.Heir) (without []string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, servingWithin)
+func install(ctx context.Context, h *handover.Heir, within time.Duration) (without []string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	if err = h.Give(); err == nil {
 		without, err = h.Serving(ctx)
@@ -269,6 +288,23 @@ func install(ctx context.Context, h *handover.Heir) (without []string, err error
 		h.Kill()
 	}
 	return without, err
+}
+
+// pinging tells systemd's watchdog that this process gets on, while that of the
+// parts which have ended cannot.
+func pinging() (stop func()) {
+	over := make(chan struct{})
+	go func() {
+		for {
+			notify(daemon.SdNotifyWatchdog)
+			select {
+			case <-over:
+				return
+			case <-time.After(time.Second):
+			}
+		}
+	}()
+	return func() { close(over) }
 }
 
 // itself makes a command start the binary that runs, whatever is at its path now.
@@ -282,7 +318,6 @@ func itself(cmd *exec.Cmd) *exec.Cmd {
 // reportTo tells the next generations how many connections each backend still
 // has here, until there are none.
 func (n *Node) reportTo(conn net.Conn) {
-	aborted := n.aborted
 	for {
 		counts := map[string]int64{}
 		for _, s := range n.router.Slots.Stats() {
@@ -295,12 +330,7 @@ func (n *Node) reportTo(conn net.Conn) {
 		if over {
 			return
 		}
-		select {
-		case <-time.After(reportEvery):
-		case <-aborted:
-			aborted = nil
-			n.server.Kill()
-		}
+		<-time.After(reportEvery)
 	}
 }
 
@@ -359,6 +389,6 @@ func (n *Node) Retire() bool {
 	if !n.retired.Load() {
 		return false
 	}
-	time.AfterFunc(n.cfg.Drain, n.Abort)
+	time.AfterFunc(n.latest.Load().Drain, n.Abort)
 	return true
 }

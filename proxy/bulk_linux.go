@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"errors"
 	"net"
 	"sync"
 
@@ -9,8 +10,11 @@ import (
 
 const (
 	pipeSize  = 1 << 20 // bytes that one pipe holds, and one splice moves at most
-	pipesKept = 64      // idle pipes kept for the next transfer
+	pipesMost = 64      // pipes there are, at most
+	pipeShare = 32      // and one for so many descriptors that this process may have, at most
 )
+
+var errNoPipe = errors.New("as many pipes as may be are in use")
 
 // pipe carries bytes from one socket to another inside the kernel.
 type pipe struct{ r, w int }
@@ -21,15 +25,32 @@ func (p pipe) close() {
 }
 
 // pipes are borrowed while bytes are in flight: an idle connection has none.
+// Readers that are slow keep theirs, so that their number is bounded: the
+// descriptors are connections'. Without a pipe a buffer does as well.
 var pipes pipePool
 
 type pipePool struct {
 	mu   sync.Mutex
 	idle []pipe
+	lent int
 }
+
+// pipesAllowed is how many pipes there may be.
+var pipesAllowed = sync.OnceValue(func() int {
+	var limit unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil {
+		return pipesMost
+	}
+	return int(min(max(limit.Cur/pipeShare, 1), pipesMost))
+})
 
 func (pp *pipePool) get() (pipe, error) {
 	pp.mu.Lock()
+	if pp.lent >= pipesAllowed() {
+		pp.mu.Unlock()
+		return pipe{}, errNoPipe
+	}
+	pp.lent++
 	if n := len(pp.idle); n > 0 {
 		p := pp.idle[n-1]
 		pp.idle = pp.idle[:n-1]
@@ -39,6 +60,9 @@ func (pp *pipePool) get() (pipe, error) {
 	pp.mu.Unlock()
 	var fds [2]int
 	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
+		pp.mu.Lock()
+		pp.lent--
+		pp.mu.Unlock()
 		return pipe{}, err
 	}
 	// A refusal (the user's quota of pipe pages) leaves the default of 64 KiB.
@@ -50,11 +74,16 @@ func (pp *pipePool) get() (pipe, error) {
 func (pp *pipePool) put(p pipe) {
 	pp.mu.Lock()
 	defer pp.mu.Unlock()
-	if len(pp.idle) >= pipesKept {
-		p.close()
-		return
-	}
+	pp.lent--
 	pp.idle = append(pp.idle, p)
+}
+
+// drop ends a pipe that is not: whose bytes it holds are nobody else's.
+func (pp *pipePool) drop(p pipe) {
+	pp.mu.Lock()
+	pp.lent--
+	pp.mu.Unlock()
+	p.close()
 }
 
 // bulk splices from src to dst, without the bytes passing through this
@@ -67,14 +96,14 @@ func (d *direction) bulk() bool {
 	p, err := pipes.get()
 	if err != nil {
 		d.bulky = false
-		return true // no descriptors left: the buffer does as well
+		return true // no more of them: the buffer does as well
 	}
 	total := 0
 	for d.session.ended.Load() == uint32(endOpen) {
 		n, err := unix.Splice(d.src.fd, nil, p.w, nil, pipeSize, unix.SPLICE_F_NONBLOCK|unix.SPLICE_F_MOVE)
 		if n > 0 {
 			if d.err = d.flush(p, int(n)); d.err != nil {
-				p.close() // whose bytes it holds are nobody else's
+				pipes.drop(p)
 				return false
 			}
 			total += int(n)

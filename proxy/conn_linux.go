@@ -78,6 +78,10 @@ func (w *worker) begin(fd int32, peer netip.AddrPort) {
 	*c = conn{key: key{id, generation}}
 	c.account = account{server: w.server, count: w.count, app: w.group.app, peer: peer, started: w.now}
 	c.pair.Init(fd)
+	if w.stage == cutting { // a letter that came late
+		w.end(c, endDrained, false)
+		return
+	}
 	if len(w.set.Trusted) > 0 && w.set.trusts(peer.Addr()) {
 		c.header = buffers.Get().(*[]byte)
 		w.until(c, w.now.Add(w.set.HeaderTimeout))
@@ -89,9 +93,6 @@ func (w *worker) begin(fd int32, peer netip.AddrPort) {
 	// where both are reported at once.
 	if c.key.generation == generation && c.pair.FD(reactor.Client) >= 0 {
 		w.control(unix.EPOLL_CTL_ADD, fd, interest, c.mark(reactor.Client))
-		if w.stage == cutting {
-			w.end(c, endDrained, false) // a letter that came late
-		}
 	}
 }
 

@@ -112,6 +112,10 @@ func (d *doors) due() {
 // they are connected, or will: closing a listener resets them.
 func (d *doors) rest() {
 	w := d.worker
+	if len(d.fds) == 0 {
+		w.advance(finishing)
+		return
+	}
 	for _, fd := range d.fds {
 		if err := dropSYNs(fd); err != nil {
 			w.server.log.Debug().Err(err).Msg("connections that arrive as the listener closes may be reset")
@@ -129,6 +133,9 @@ func (d *doors) close() {
 		return
 	}
 	d.gone = true
+	if !d.shut {
+		d.watch(false) // another process may have the sockets, whose clients would wake this one
+	}
 	closeAll(d.fds)
 	d.fds = nil
 	d.worker.wheel.Stop(doorTimer)

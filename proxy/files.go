@@ -6,6 +6,8 @@ import (
 	"net"
 	"os"
 	"sync"
+
+	"github.com/edgeproxy/edgeproxy/internal/descriptor"
 )
 
 // Files are copies of the sockets that listen where ln does, ln's own first,
@@ -15,8 +17,10 @@ func (s *Server) Files(ln *net.TCPListener) ([]*os.File, error) {
 	return s.serving.files(ln)
 }
 
-// GiveAway says that another process serves all listeners: when Serve's context
-// ends, nobody who waits in their queues is taken or refused here.
+// GiveAway says that the listeners go on without this process, which another
+// one serves or will: when Serve's context ends, nobody who waits in their queues
+// is taken or refused here. Said before Serve, no other listeners are opened at
+// their addresses, whose queues would end with this process.
 func (s *Server) GiveAway() { s.given.Store(true) }
 
 // inService are the listeners that are served, each with what copies it and
@@ -54,7 +58,7 @@ func (s *inService) files(ln *net.TCPListener) ([]*os.File, error) {
 // copies are descriptors of the same sockets.
 func copies(lns []*net.TCPListener) (files []*os.File, err error) {
 	for _, ln := range lns {
-		f, ferr := ln.File()
+		f, ferr := descriptor.Copy(ln)
 		if err = errors.Join(err, ferr); ferr == nil {
 			files = append(files, f)
 		}

@@ -14,6 +14,12 @@ import (
 // client sends its SYN again a second later, to whoever listens then.
 func noNewConnections(ln *net.TCPListener) error { return control(ln, dropSYNs) }
 
+// takeConnections undoes noNewConnections, which another process may have done
+// to a socket that outlived it.
+func takeConnections(ln *net.TCPListener) {
+	_ = control(ln, func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DETACH_FILTER, 0) }) // mostly there is none
+}
+
 func dropSYNs(fd int) error {
 	// Classic BPF on the TCP header (the filter of a TCP socket begins there):
 	// byte 13 holds the flags, 0x02 is SYN.

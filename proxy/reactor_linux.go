@@ -24,8 +24,9 @@ type group struct {
 	server  *Server
 	app     string
 	workers []*worker
-	alone   bool            // the address cannot have more than one listener
-	cut     context.Context // ends when the connections still open must
+	alone   bool               // only the listeners that there are, which all workers share
+	shared  []*net.TCPListener // those, where they do
+	cut     context.Context    // ends when the connections still open must
 
 	opened  bool           // the following count
 	running sync.WaitGroup // workers, and who waits for rights for them
@@ -36,7 +37,7 @@ type group struct {
 func (s *Server) serveReactor(ctx context.Context, ln *net.TCPListener, app string, others []*net.TCPListener) error {
 	cut, cutNow := context.WithCancel(context.WithoutCancel(ctx))
 	defer cutNow()
-	g := &group{server: s, app: app, cut: cut}
+	g := &group{server: s, app: app, cut: cut, alone: s.given.Load()}
 	if err := g.open(ln, others); err != nil {
 		ln.Close()
 		return err
@@ -63,6 +64,9 @@ func (s *Server) serveReactor(ctx context.Context, ln *net.TCPListener, app stri
 	case <-s.killed:
 	}
 	ln.Close()
+	for _, other := range others {
+		other.Close() // closed already, but where all share them
+	}
 	deadline := time.NewTimer(s.settings.Load().Drain)
 	defer deadline.Stop()
 	select {
@@ -99,35 +103,67 @@ func (g *group) open(ln *net.TCPListener, others []*net.TCPListener) (err error)
 		}
 		g.workers = append(g.workers, w)
 	}
-	fds, err := takeOver(others)
-	if err != nil {
+	if g.alone {
+		if err := g.share(append([]*net.TCPListener{ln}, others...)); err != nil {
+			return fmt.Errorf("listen on %s: %w", ln.Addr(), err)
+		}
+	} else if err := g.spread(ln, others); err != nil {
 		return fmt.Errorf("listen on %s: %w", ln.Addr(), err)
-	}
-	if !g.alone {
-		if fds, err = listenGroup(ln, fds, n); err != nil {
-			g.server.log.Debug().Err(err).Msg("workers share one listener")
-		}
-	}
-	for i, w := range g.workers {
-		for j := i; j < len(fds); j += n {
-			w.listen(fds[j], false)
-		}
-		if fds == nil || i == 0 { // who waits there already, too
-			fd, err := copyOf(ln)
-			if err != nil {
-				return fmt.Errorf("listen on %s: %w", ln.Addr(), err)
-			}
-			w.listen(fd, fds == nil)
-			w.doors.first = fd
-		}
 	}
 	g.resting.Add(n)
 	g.opened = true
 	return nil
 }
 
+// share has all workers accept from all listeners.
+func (g *group) share(lns []*net.TCPListener) error {
+	g.shared = lns
+	for _, w := range g.workers {
+		for _, ln := range lns {
+			fd, err := copyOf(ln)
+			if err != nil {
+				return err
+			}
+			w.listen(fd, true)
+		}
+	}
+	return nil
+}
+
+// spread gives each worker listeners of its own.
+func (g *group) spread(ln *net.TCPListener, others []*net.TCPListener) error {
+	n := len(g.workers)
+	fds, err := takeOver(others)
+	if err != nil {
+		return err
+	}
+	if fds, err = listenGroup(ln, fds, n); err != nil {
+		g.server.log.Debug().Err(err).Msg("workers share one listener")
+	}
+	if len(fds) == 0 {
+		return g.share([]*net.TCPListener{ln})
+	}
+	for i, w := range g.workers {
+		for j := i; j < len(fds); j += n {
+			w.listen(fds[j], false)
+		}
+		if i == 0 || len(w.doors.fds) == 0 { // the first listener: who waits there already, too
+			fd, err := copyOf(ln)
+			if err != nil {
+				return err
+			}
+			w.listen(fd, false)
+			w.doors.first = fd
+		}
+	}
+	return nil
+}
+
 // files are copies of ln and of the workers' listeners.
 func (g *group) files(ln *net.TCPListener) ([]*os.File, error) {
+	if g.shared != nil {
+		return copies(g.shared)
+	}
 	files, err := copies([]*net.TCPListener{ln})
 	for _, w := range g.workers {
 		more, werr := w.doors.copies()

@@ -10,8 +10,8 @@
 // bytes both ways until both directions have ended. A half-close is passed on
 // as a half-close, a reset as a reset, and urgent data not at all. A place is
 // taken before the dial and given back exactly once. An idle connection holds
-// its two descriptors, two small goroutines and no buffer. An error from accept
-// never ends the server.
+// its two descriptors and no buffer, with Goroutines also two small ones. An
+// error from accept never ends the server.
 // The package does not choose (package route does) and knows no database.
 package proxy
 
@@ -189,6 +189,9 @@ type front struct {
 // are at the same address and come from Files. The error is nil unless the
 // listener broke.
 func (s *Server) Serve(ctx context.Context, ln *net.TCPListener, app string, others ...*net.TCPListener) error {
+	for _, one := range append(others, ln) {
+		takeConnections(one)
+	}
 	if s.reactor {
 		return s.serveReactor(ctx, ln, app, others)
 	}

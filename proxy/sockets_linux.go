@@ -14,15 +14,10 @@ import (
 // None of the reactor's sockets ever waits, so its calls go to the kernel
 // without telling Go's scheduler (RawSyscall): that costs more than some of them.
 
-// pipesOut is how many pipes a worker has with bytes that nobody takes, at
-// most: slow readers must not use up the descriptors.
-const pipesOut = 256
-
 // sockets are the reactor.Sockets of a worker.
 type sockets struct {
 	worker  *worker
 	conn    *conn // whose turn it is
-	out     int   // pipes lent
 	scratch [bufferSize]byte
 }
 
@@ -124,22 +119,17 @@ func (s *sockets) Buffer() *[]byte     { return buffers.Get().(*[]byte) }
 func (s *sockets) PutBuffer(b *[]byte) { buffers.Put(b) }
 
 func (s *sockets) Pipe() (reactor.Pipe, bool) {
-	if s.out >= pipesOut {
-		return reactor.Pipe{}, false
-	}
 	p, err := pipes.get()
 	if err != nil {
-		return reactor.Pipe{}, false // no descriptors left: the buffer does as well
+		return reactor.Pipe{}, false // no more of them: the buffer does as well
 	}
-	s.out++
 	return reactor.Pipe{R: int32(p.r), W: int32(p.w)}, true
 }
 
 func (s *sockets) PutPipe(rp reactor.Pipe, left int) {
-	s.out--
 	p := pipe{int(rp.R), int(rp.W)}
 	if left > 0 {
-		p.close() // whose bytes it holds are nobody else's
+		pipes.drop(p)
 		return
 	}
 	pipes.put(p)

@@ -129,10 +129,7 @@ func (w *worker) run() {
 	for !w.seal() {
 		w.wait()
 		w.now = time.Now()
-		if set := w.server.settings.Load(); set != w.set {
-			w.set = set
-			w.conns.Each(func(_ uint32, c *conn) { w.timers(c) })
-		}
+		w.configure() // who came after a change finds it made
 		for i := range w.events[:w.some] {
 			w.event(&w.events[i])
 		}
@@ -141,6 +138,14 @@ func (w *worker) run() {
 		if goal := w.goal.Load(); goal > w.stage {
 			w.advance(goal)
 		}
+	}
+}
+
+// configure takes settings that have changed, and their timeouts for all.
+func (w *worker) configure() {
+	if set := w.server.settings.Load(); set != w.set {
+		w.set = set
+		w.conns.Each(func(_ uint32, c *conn) { w.timers(c) })
 	}
 }
 
@@ -192,6 +197,7 @@ func (w *worker) event(e *unix.EpollEvent) {
 	switch {
 	case e.Fd == bellMark:
 		w.bell.heard()
+		w.configure() // which may be what it rang for
 		w.open()
 	case e.Fd <= doorMark:
 		w.doors.accept(int(doorMark-e.Fd), w.some)

@@ -82,7 +82,7 @@ func (h *Heir) Serving(ctx context.Context) (without []string, err error) {
 
 // Kill ends a new process that is not wanted, and returns when it has ended.
 func (h *Heir) Kill() {
-	h.talk.conn.Close()
-	_ = h.cmd.Process.Kill() // it may have ended
+	_ = h.cmd.Process.Kill() // it may have ended; first, or it would take the end of the talk for the old one's
 	<-h.ended
+	h.talk.conn.Close()
 }
