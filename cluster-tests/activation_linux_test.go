@@ -42,12 +42,32 @@ func TestSocketActivation(t *testing.T) {
 	if p.Listen != addrs[0] || p.API != addrs[1] {
 		t.Errorf("it listens on %s and %s, want %s", p.Listen, p.API, strings.Join(addrs, " and "))
 	}
-	p.visit(t, "").alive(t)
+	p.goes(t, "")
 	if n, err := early.Read(make([]byte, 100)); err != nil {
 		t.Errorf("who connected before read %d bytes, %v; want a greeting", n, err)
 	}
+
+	early.Close() // or the drain waits for it
+
+	// They are systemd's: a client that comes while nobody serves waits for who does next.
+	p.stop(t)
+	between, err := net.Dial("tcp", addrs[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer between.Close()
+	p.start(t)
+	if n, err := between.Read(make([]byte, 100)); err != nil {
+		t.Errorf("who connected in between read %d bytes, %v; want a greeting", n, err)
+	}
+	for range 20 {
+		p.goes(t, "")
+	}
+
 	p.upgrade(t) // by which they pass on, too
-	p.visit(t, "").alive(t)
+	for range 20 {
+		p.goes(t, "")
+	}
 }
 
 // TestInheritedNothing: a variable that somebody else has set is named.

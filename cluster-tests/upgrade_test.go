@@ -162,29 +162,33 @@ func TestUpgrade(t *testing.T) {
 	})
 }
 
+// installed gives the POP a binary of its own, which install replaces by a script.
+func (p *pop) installed(t testing.TB) (install func(script string)) {
+	t.Helper()
+	put := func(body []byte) {
+		t.Helper()
+		overwrite(t, p.program+".new", body)
+		if err := os.Chmod(p.program+".new", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		rename(t, p.program+".new", p.program)
+	}
+	p.program = p.dir + "/edgeproxy"
+	body, err := os.ReadFile(binary)
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(body)
+	return func(script string) { t.Helper(); put([]byte("#!/bin/sh\n" + script + "\n")) }
+}
+
 // TestUpgradeFails: whatever lies where the binary was, the POP goes on: where
 // that does not start, in the same process, and where it fails only after the
 // old one has let go, in another one of the old binary.
 func TestUpgradeFails(t *testing.T) {
 	t.Parallel()
 	p := newPOP(t, noAffinity)
-	p.program = p.dir + "/edgeproxy"
-	install := func(script string) {
-		t.Helper()
-		overwrite(t, p.program+".new", []byte("#!/bin/sh\n"+script+"\n"))
-		if err := os.Chmod(p.program+".new", 0o755); err != nil {
-			t.Fatal(err)
-		}
-		rename(t, p.program+".new", p.program)
-	}
-	body, err := os.ReadFile(binary)
-	if err != nil {
-		t.Fatal(err)
-	}
-	overwrite(t, p.program, body)
-	if err := os.Chmod(p.program, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	install := p.installed(t)
 	p.seed(t, startBackends(t, "sa")...)
 	p.start(t)
 	one := p.visit(t, "")
@@ -304,5 +308,39 @@ func TestUpgradeKeepsAffinity(t *testing.T) {
 	}
 	if n := p.status(t).Bindings; n != 2 {
 		t.Errorf("%d bindings, want 2", n)
+	}
+}
+
+// TestUpgradeAndEnd: a POP that is told to end while its new process starts
+// does, and that one does not serve in its place.
+func TestUpgradeAndEnd(t *testing.T) {
+	t.Parallel()
+	p := newPOP(t, noAffinity)
+	install := p.installed(t)
+	p.start(t)
+	// The new process tells when it is there, and takes its time.
+	there, proceed := p.dir+"/there", p.dir+"/proceed"
+	install(fmt.Sprintf("echo $$ >%[1]s.new; mv %[1]s.new %[1]s\nuntil [ -e %[2]s ]; do sleep 0.01; done\nexec %[3]s \"$@\"", there, proceed, binary))
+	p.signal(t, syscall.SIGUSR2)
+	var heir int
+	eventually(t, soon, func() error {
+		body, err := os.ReadFile(there)
+		if err == nil {
+			_, err = fmt.Sscan(string(body), &heir)
+		}
+		return err
+	})
+	t.Cleanup(func() { _ = syscall.Kill(heir, syscall.SIGKILL) })
+	p.signal(t, syscall.SIGTERM)
+	p.expectLog(t, "draining")
+	overwrite(t, proceed, nil)
+	eventually(t, soon, func() error {
+		if running(heir) {
+			return fmt.Errorf("process %d runs on", heir)
+		}
+		return nil
+	})
+	if err := p.refusesConnects(); err != nil {
+		t.Error(err)
 	}
 }

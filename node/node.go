@@ -218,6 +218,9 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	err = g.Wait()
 	close(served)
 	killer.Wait()
+	if !n.retired.Load() {
+		n.upgrading.Lock() // a process that was to take over must not find this one gone, and do so
+	}
 	stopSupport()
 	behind.Wait()
 	return err

@@ -106,6 +106,15 @@ func (n *Node) Upgrade(ctx context.Context) (api.Upgrade, error) {
 		n.upgrading.Unlock()
 		return api.Upgrade{}, fmt.Errorf("pass the sockets on: %w", err)
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() { // told to end meanwhile, and that holds
+		select {
+		case <-n.settled:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
 	h, version, err := b.beget(ctx, n.opts.Successor())
 	if err != nil {
 		b.close()
@@ -114,7 +123,7 @@ func (n *Node) Upgrade(ctx context.Context) (api.Upgrade, error) {
 	}
 	select {
 	case n.heirs <- heir{h, b}:
-	case <-n.settled: // told to end meanwhile, and that holds
+	case <-n.settled:
 		h.Kill()
 		b.close()
 		n.upgrading.Unlock()
