@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -184,3 +185,33 @@ func closedSoon(c net.Conn, within time.Duration) error {
 
 // unchecked is for tests of what a POP does where no check tells it anything.
 const unchecked = "EDGEPROXY_HEALTH_CHECK=off"
+
+// openMany opens n connections, some at a time, and has each carry a line.
+func (p *pop) openMany(n int) ([]*visit, error) {
+	visits, errs := make([]*visit, n), make([]error, n)
+	var all sync.WaitGroup
+	next := make(chan int)
+	for range 32 {
+		all.Go(func() {
+			for i := range next {
+				if visits[i], errs[i] = p.call(""); errs[i] == nil {
+					errs[i] = visits[i].echo("hello")
+				}
+			}
+		})
+	}
+	for i := range n {
+		next <- i
+	}
+	close(next)
+	all.Wait()
+	return visits, errors.Join(errs...)
+}
+
+func closeAll(visits []*visit) {
+	for _, v := range visits {
+		if v != nil {
+			v.Close()
+		}
+	}
+}

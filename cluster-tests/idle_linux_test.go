@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 )
@@ -40,36 +39,6 @@ func (p *pop) resident(t testing.TB) int {
 	}
 	t.Fatal("no VmRSS")
 	return 0
-}
-
-// openMany opens n connections, some at a time, and has each carry a line.
-func (p *pop) openMany(n int) ([]*visit, error) {
-	visits, errs := make([]*visit, n), make([]error, n)
-	var all sync.WaitGroup
-	next := make(chan int)
-	for range 32 {
-		all.Go(func() {
-			for i := range next {
-				if visits[i], errs[i] = p.call(""); errs[i] == nil {
-					errs[i] = visits[i].echo("hello")
-				}
-			}
-		})
-	}
-	for i := range n {
-		next <- i
-	}
-	close(next)
-	all.Wait()
-	return visits, errors.Join(errs...)
-}
-
-func closeAll(visits []*visit) {
-	for _, v := range visits {
-		if v != nil {
-			v.Close()
-		}
-	}
 }
 
 // TestIdleConnections: 5,000 of them cost two descriptors and at most 1 KB
