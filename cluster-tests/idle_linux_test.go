@@ -1,7 +1,6 @@
 package clustertests
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
