@@ -172,3 +172,44 @@ func TestReactorAllocatesNothing(t *testing.T) {
 		t.Errorf("%.2f allocations for each connection, want none", each)
 	}
 }
+
+// TestGivenAwayIsNotWatched: a server that drains hears nothing of listeners
+// that another process has, whose clients would wake it as long as it lasts.
+func TestGivenAwayIsNotWatched(t *testing.T) {
+	b := newBackend(t, echo)
+	r := start(t, implementations[1].make, setup{Config: Config{Settings: Settings{Drain: time.Hour}}, targets: b.one(), ln: listen(t)})
+	srv := r.relayUnderTest.(counting).Server
+	client := dial(t, r.addr)
+	roundTrip(t, client)
+	var served *net.TCPListener
+	srv.serving.mu.Lock()
+	for served = range srv.serving.all {
+	}
+	srv.serving.mu.Unlock()
+	others, err := srv.Files(served) // which go on, as in another process
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		for _, f := range others {
+			f.Close()
+		}
+	}()
+	var workers []*worker
+	srv.groups.mu.Lock()
+	for g := range srv.groups.all {
+		workers = append(workers, g.workers...)
+	}
+	srv.groups.mu.Unlock()
+	srv.GiveAway()
+	r.end()
+	eventually(t, "only the bell and the connection's sockets are watched", func() bool {
+		most := 0 // of the one who has the connection; the others have ended
+		for _, w := range workers {
+			info, _ := os.ReadFile("/proc/self/fdinfo/" + strconv.Itoa(w.epfd))
+			most = max(most, strings.Count(string(info), "tfd:"))
+		}
+		return most == 3
+	})
+	roundTrip(t, client)
+}
