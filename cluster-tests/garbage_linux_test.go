@@ -160,6 +160,9 @@ func TestGarbage(t *testing.T) {
 	p, other := m.pops[0], m.pops[1]
 	other.sql(t, insert(startBackend(t, "sa-1", "sa").row(), at("shared", "us", refusing(t))))
 	settle(t, converged, m.pops...)
+	for _, x := range m.pops { // rows that have arrived are not routed by yet
+		eventually(t, soon, func() error { return x.goesTo("", "sa-1") })
+	}
 	before := p.resident(t)
 
 	ctx, stop := context.WithCancel(t.Context())

@@ -226,7 +226,7 @@ func (r *relays) trickle(ctx context.Context, dst io.Writer, data []byte, from, 
 func (r *relays) owner(c net.Conn) int {
 	// The table is read in pieces while it changes, on a busy machine by much.
 	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); {
-		inode := inodeOf(c.RemoteAddr().(*net.TCPAddr).AddrPort())
+		inode := inodeOf(c.RemoteAddr().(*net.TCPAddr).AddrPort(), c.LocalAddr().(*net.TCPAddr).AddrPort())
 		if inode == "0" {
 			return -1 // closed already
 		}
@@ -245,13 +245,18 @@ func (r *relays) owner(c net.Conn) int {
 	return -1
 }
 
-// inodeOf is the kernel's number of the TCP socket at a local address (proc(5): /proc/net/tcp).
-func inodeOf(local netip.AddrPort) string {
-	a := local.Addr().As4()
-	want := fmt.Sprintf("%02X%02X%02X%02X:%04X", a[3], a[2], a[1], a[0], local.Port())
+// inodeOf is the kernel's number of the TCP socket between two addresses
+// (proc(5): /proc/net/tcp). The local one alone may be another connection's, too,
+// that was closed a while ago.
+func inodeOf(local, remote netip.AddrPort) string {
+	hex := func(at netip.AddrPort) string {
+		a := at.Addr().As4()
+		return fmt.Sprintf("%02X%02X%02X%02X:%04X", a[3], a[2], a[1], a[0], at.Port())
+	}
+	from, to := hex(local), hex(remote)
 	table, _ := os.ReadFile("/proc/net/tcp")
 	for line := range strings.Lines(string(table)) {
-		if f := strings.Fields(line); len(f) > 9 && f[1] == want {
+		if f := strings.Fields(line); len(f) > 9 && f[1] == from && f[2] == to {
 			return f[9]
 		}
 	}

@@ -76,6 +76,7 @@ func (p *pop) storm(clients int) (end func() (int64, error)) {
 				v, err := p.call("")
 				if err == nil {
 					err = v.echo("hello")
+					_ = v.SetLinger(0) // nothing stays behind of so many
 					v.Close()
 				}
 				if err != nil {
