@@ -54,6 +54,7 @@ func sendCounts(conn net.Conn, counts map[string]int64, over bool) {
 // elders are the older generations that drain.
 type elders struct {
 	mu    sync.Mutex
+	slots *route.Slots // where they are counted, from listen on
 	conns map[net.Conn]*elder
 	all   sync.WaitGroup
 }
@@ -68,7 +69,7 @@ type elder struct {
 func (e *elders) listen(files []*os.File, slots *route.Slots) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.conns = map[net.Conn]*elder{}
+	e.slots, e.conns = slots, map[net.Conn]*elder{}
 	for _, f := range files {
 		conn, err := net.FileConn(f)
 		f.Close()
@@ -77,12 +78,12 @@ func (e *elders) listen(files []*os.File, slots *route.Slots) error {
 		}
 		one := &elder{}
 		e.conns[conn] = one
-		e.all.Go(func() { e.read(conn, one, slots) })
+		e.all.Go(func() { e.read(conn, one) })
 	}
 	return nil
 }
 
-func (e *elders) read(conn net.Conn, one *elder, slots *route.Slots) {
+func (e *elders) read(conn net.Conn, one *elder) {
 	buf := make([]byte, 64<<10)
 	heard := time.Now()
 	for {
@@ -92,17 +93,17 @@ func (e *elders) read(conn net.Conn, one *elder, slots *route.Slots) {
 		switch {
 		case err == nil && json.Unmarshal(buf[:n], &m) == nil:
 			heard = time.Now()
-			e.take(one, m, slots)
+			e.take(one, m)
 		case err == nil:
 			continue // no message of ours
 		case errors.Is(err, net.ErrClosed):
 			return // the next generation reads on
 		default:
 			m.Over = time.Since(heard) > elderGone
-			e.count(one, nil, slots)
+			e.count(one, nil)
 		}
 		if m.Over {
-			e.count(one, nil, slots)
+			e.count(one, nil)
 			e.mu.Lock()
 			delete(e.conns, conn)
 			e.mu.Unlock()
@@ -113,7 +114,7 @@ func (e *elders) read(conn net.Conn, one *elder, slots *route.Slots) {
 }
 
 // take counts a list that is complete.
-func (e *elders) take(one *elder, m elderCounts, slots *route.Slots) {
+func (e *elders) take(one *elder, m elderCounts) {
 	if m.First {
 		one.coming = map[string]int64{}
 	}
@@ -124,22 +125,22 @@ func (e *elders) take(one *elder, m elderCounts, slots *route.Slots) {
 		one.coming[id] = max(n, 0)
 	}
 	if m.Last {
-		e.count(one, one.coming, slots)
+		e.count(one, one.coming)
 		one.coming = nil
 	}
 }
 
-func (e *elders) count(one *elder, counts map[string]int64, slots *route.Slots) {
+func (e *elders) count(one *elder, counts map[string]int64) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for id, n := range counts {
 		if delta := n - one.counts[id]; delta != 0 {
-			slots.Inherit(id, delta)
+			e.slots.Inherit(id, delta)
 		}
 	}
 	for id, n := range one.counts {
 		if _, still := counts[id]; !still {
-			slots.Inherit(id, -n)
+			e.slots.Inherit(id, -n)
 		}
 	}
 	one.counts = counts
@@ -172,7 +173,7 @@ func (e *elders) files() (files []*os.File, err error) {
 
 // close stops reading, and counting: the next generation reads on, and this
 // one tells it of its own connections alone.
-func (e *elders) close(slots *route.Slots) {
+func (e *elders) close() {
 	e.mu.Lock()
 	conns := e.conns
 	e.conns = nil
@@ -182,6 +183,6 @@ func (e *elders) close(slots *route.Slots) {
 	}
 	e.all.Wait()
 	for _, one := range conns {
-		e.count(one, nil, slots)
+		e.count(one, nil)
 	}
 }

@@ -62,7 +62,7 @@ func TestElders(t *testing.T) {
 	if err != nil || len(files) != 1 {
 		t.Fatalf("%d sockets for the next generation, %v; want 1", len(files), err)
 	}
-	one.close(&slots)
+	one.close()
 	expect(&one, &slots, 0)
 	if _, err := old.Write([]byte(`{"counts":{"b0":1000},"last":true}`)); err != nil { // whose beginning went elsewhere
 		t.Fatal(err)
@@ -77,5 +77,5 @@ func TestElders(t *testing.T) {
 	if files, err := two.files(); err != nil || len(files) != 0 {
 		t.Errorf("%d older generations after the last one's end, %v", len(files), err)
 	}
-	two.close(&later)
+	two.close()
 }

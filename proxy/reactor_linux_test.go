@@ -50,15 +50,7 @@ func TestReactorSocketOptions(t *testing.T) {
 		if len(fds) != 1 {
 			t.Fatalf("%d sockets of the relay towards the %s, want 1", len(fds), side)
 		}
-		for _, o := range []struct {
-			name                string
-			level, option, want int
-		}{
-			{"TCP_NODELAY", unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},
-			{"SO_KEEPALIVE", unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
-			{"TCP_KEEPIDLE", unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, 60},
-			{"TCP_KEEPINTVL", unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 15},
-		} {
+		for _, o := range wantedOptions {
 			eventually(t, o.name+" of the "+side+"'s socket", func() bool {
 				got, err := unix.GetsockoptInt(fds[0], o.level, o.option)
 				return err == nil && got == o.want

@@ -344,6 +344,17 @@ func TestNoDescriptorForTheBackend(t *testing.T) {
 	}
 }
 
+// wantedOptions are what every socket of the relay has.
+var wantedOptions = []struct {
+	name                string
+	level, option, want int
+}{
+	{"TCP_NODELAY", unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},
+	{"SO_KEEPALIVE", unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
+	{"TCP_KEEPIDLE", unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, 60},
+	{"TCP_KEEPINTVL", unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 15},
+}
+
 // TestSocketOptions: both sockets of a connection send at once and notice a
 // peer that vanished, and the listener is a plain TCP one.
 func TestSocketOptions(t *testing.T) {
@@ -363,15 +374,7 @@ func TestSocketOptions(t *testing.T) {
 	expect(t, server, "x") // so it is relaying
 	srv.sessions.each(func(c *session) {
 		for side, s := range map[string]*socket{"client": &c.client, "backend": &c.backend} {
-			for _, o := range []struct {
-				name                string
-				level, option, want int
-			}{
-				{"TCP_NODELAY", unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},
-				{"SO_KEEPALIVE", unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
-				{"TCP_KEEPIDLE", unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, 60},
-				{"TCP_KEEPINTVL", unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 15},
-			} {
+			for _, o := range wantedOptions {
 				if got := option(t, s, o.level, o.option); got != o.want {
 					t.Errorf("%s of the %s's socket is %d, want %d", o.name, side, got, o.want)
 				}

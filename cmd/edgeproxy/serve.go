@@ -62,7 +62,7 @@ func serve(c *cli, cmd *cobra.Command) error {
 	setLevel(cfg.LogLevel)
 	warn(log, warnings)
 
-	opts := node.Options{Version: version(), Successor: successor(c)}
+	opts := node.Options{Version: version(), Successor: successor()}
 	if opts.Estate, err = handover.Inherit(); err != nil {
 		return err
 	}
@@ -103,7 +103,7 @@ func serveOnce(ctx context.Context, cfg *config.Config, opts node.Options, load 
 
 // successor is how the next generation is started: as this one was, by the path
 // that was given, behind which there may be another binary then.
-func successor(c *cli) func() *exec.Cmd {
+func successor() func() *exec.Cmd {
 	path, err := exec.LookPath(os.Args[0])
 	if err == nil {
 		path, err = filepath.Abs(path)
