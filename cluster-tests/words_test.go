@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/edgeproxy/edgeproxy/api"
 )
 
 // word is something that a scenario can say.
@@ -124,6 +126,10 @@ func (s *stage) startBackends([]string) (err error) {
 		for _, p := range s.mesh.pops {
 			if got, err := p.query("SELECT count(*) FROM backends WHERE app='myapp'"); err != nil || strings.TrimSpace(got) != "9" {
 				return fmt.Errorf("%s has %q backends: %v", p.Node, got, err)
+			}
+			// Rows that have arrived are not routed by yet.
+			if st, err := look[api.Status](p, "status"); err != nil || st.Backends.Up < 9 {
+				return fmt.Errorf("%s routes to %d backends: %v", p.Node, st.Backends.Up, err)
 			}
 		}
 		return nil
