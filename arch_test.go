@@ -34,6 +34,7 @@ var rooms = map[string]room{
 	"proxy/route/rights":   {pure: true},
 	"proxy/reactor":        {pure: true},
 	"proxy/guard":          {pure: true},
+	"wg":                   {pure: true},
 	"geo/mmdb":             {ours: []string{"geo"}, libraries: []string{"github.com/oschwald/maxminddb-golang/v2"}},
 	"crdt":                 {pure: true},
 	"crdt/sqlite":          {ours: []string{"crdt", "internal/progress"}, libraries: []string{"github.com/mattn/go-sqlite3", "modernc.org/sqlite"}},

@@ -56,6 +56,16 @@ type Config struct {
 	Insecure      bool       // gossip beyond loopback without a key
 	FanoutLimit   int        // POPs of a full mesh of record streams, at most, 2 to 4096
 
+	WG          string         // off, auto, kernel, tun or netstack
+	WGInterface string         // of the overlay
+	WGPort      int            // UDP, 1 to 65535
+	WGEndpoint  string         // ip:port; "": the advertised address; none: it cannot be reached
+	WGTopology  string         // full-mesh, hub-spoke or hierarchical
+	WGHubs      []string       // names of POPs; none: elected
+	WGNetworks  []netip.Prefix // an IPv6 /48 and at most one IPv4 /16; package wg knows them
+	WGMTU       int            // bytes
+	SyncOver    string         // direct or overlay
+
 	Relay                     string // auto, reactor or goroutine; package proxy knows them
 	MaxConnections            int    // of clients, open at the same time; 0: what the descriptors allow
 	AllowClients, DenyClients []netip.Prefix
@@ -167,6 +177,13 @@ func (l *loader) crossCheck() {
 				Hint:    "set " + envName("cluster_key") + " to the output of \"edgeproxy keygen\" or @file, the same on every POP",
 			})
 		}
+	}
+	if c.SyncOver == "overlay" && c.WG == "off" && !l.bad["sync_over"] && !l.bad["wg"] {
+		l.problems = append(l.problems, Problem{
+			Key: "sync_over", Source: c.source("sync_over"), Value: quote("overlay"),
+			Message: "needs the overlay, which is off",
+			Hint:    "set " + envName("wg") + " to auto, or leave " + envName("sync_over") + " out",
+		})
 	}
 	if c.ClusterKey != "" && c.Insecure && !l.bad["cluster_key"] && !l.bad["insecure"] {
 		l.problems = append(l.problems, Problem{

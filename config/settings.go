@@ -61,6 +61,9 @@ var (
 	logLevels  = []string{"trace", "debug", "info", "warn", "error"}
 	logFormats = []string{"auto", "console", "json"}
 	relays     = []string{"auto", "reactor", "goroutine"}
+	overlays   = []string{"off", "auto", "kernel", "tun", "netstack"}
+	topologies = []string{"full-mesh", "hub-spoke", "hierarchical"}
+	syncOvers  = []string{"direct", "overlay"}
 )
 
 // settings is the table. It is in the order of the reference, and never changes.
@@ -135,6 +138,34 @@ var settings = withFlags([]Setting{
 	{Key: "fanout_limit", Default: "32", Unit: "count", Allowed: "a whole number, 2 to 4096",
 		Help:  "up to how many POPs each holds a record stream with every other; above, each has a few neighbours",
 		field: as(func(c *Config) *int { return &c.FanoutLimit }, whole, between(2, 4096))},
+	{Key: "wg", Default: "off", Unit: strings.Join(overlays, "|"), Allowed: oneOfRule(overlays),
+		Help:  "WireGuard overlay: the kernel's, wireguard-go on a TUN device, or on a network stack of its own without privileges; auto is the first that works",
+		field: as(func(c *Config) *string { return &c.WG }, lower, oneOf(overlays))},
+	{Key: "wg_interface", Default: "wg0", Unit: "name", Allowed: "1 to 15 of a-z, A-Z, 0-9, dot, _ and -",
+		Help:  "network interface of the overlay; one of that name that is not ours is not touched",
+		field: as(func(c *Config) *string { return &c.WGInterface }, plain, interfaceName)},
+	{Key: "wg_port", Default: "51820", Unit: "port", Allowed: "a whole number, 1 to 65535",
+		Help:  "UDP port of the overlay",
+		field: as(func(c *Config) *int { return &c.WGPort }, whole, between(1, 65535))},
+	{Key: "wg_endpoint", Empty: "the advertised address, and that port", Unit: "ip:port", Allowed: "an IP address and a port that the other POPs reach by UDP, or none where they reach none",
+		Help:  "where the other POPs send the overlay's packets; none: this POP cannot be reached, it dials",
+		field: as(func(c *Config) *string { return &c.WGEndpoint }, lower, endpoint)},
+	{Key: "wg_topology", Default: "full-mesh", Unit: strings.Join(topologies, "|"), Allowed: oneOfRule(topologies),
+		Help:  "which POPs have tunnels with each other: all, each with two hubs, or each with the two hubs of its region; the same on every POP",
+		field: as(func(c *Config) *string { return &c.WGTopology }, lower, oneOf(topologies))},
+	{Key: "wg_hubs", Empty: "elected", Unit: "list", shape: list, Allowed: "names of POPs, separated by commas; in YAML also a list",
+		Help:  "hubs of the overlay; the same on every POP",
+		field: as(func(c *Config) *[]string { return &c.WGHubs }, names, validNames)},
+	{Key: "wg_networks", Default: "10.50.0.0/16,fd50:ed9e::/48", Unit: "list", shape: list,
+		Allowed: "an IPv6 /48 and, beside it, an IPv4 /16 or none, separated by commas; in YAML also a list",
+		Help:    "networks that the overlay's addresses come from; the same on every POP",
+		field:   as(func(c *Config) *[]netip.Prefix { return &c.WGNetworks }, prefixes, overlayNetworks)},
+	{Key: "wg_mtu", Default: "1420", Unit: "bytes", Allowed: "a whole number, 576 to 65455; IPv6 needs 1280",
+		Help:  "largest packet in the overlay; 80 less than the path between the POPs carries",
+		field: as(func(c *Config) *int { return &c.WGMTU }, whole, between(576, 65455))},
+	{Key: "sync_over", Default: "direct", Unit: strings.Join(syncOvers, "|"), Allowed: oneOfRule(syncOvers),
+		Help:  "whether record streams go to the other POPs' addresses, or through the overlay",
+		field: as(func(c *Config) *string { return &c.SyncOver }, lower, oneOf(syncOvers))},
 	{Key: "relay", Default: "auto", Unit: strings.Join(relays, "|"), Allowed: oneOfRule(relays),
 		Help:  "how bytes are relayed: by epoll (Linux), or goroutines; auto is the former where there is one",
 		field: as(func(c *Config) *string { return &c.Relay }, lower, oneOf(relays))},

@@ -37,7 +37,7 @@ type Key [32]byte
 // ParseKey reads base64, as wg(8) prints it.
 func ParseKey(text string) (k Key, err error) {
 	raw, err := base64.StdEncoding.Strict().DecodeString(text)
-	if err != nil || len(raw) != len(k) {
+	if err != nil || len(raw) != len(k) || len(text) != base64.StdEncoding.EncodedLen(len(k)) { // the decoder skips ends of lines
 		return k, errors.New("want a WireGuard key, 32 bytes in base64, as \"wg pubkey\" prints it")
 	}
 	copy(k[:], raw)

@@ -49,6 +49,20 @@ func (b *batch) admit(rec crdt.Record, declared bool) error {
 			return fmt.Errorf("column %s has a stamp of nothing: %v", c.Column, c.Stamp)
 		}
 	}
+	return ownRow(rec)
+}
+
+// ownRow refuses what somebody says of another POP in a table in which each
+// speaks for itself. A delete is everybody's.
+func ownRow(rec crdt.Record) error {
+	if rec.Table != WGPops.Name {
+		return nil
+	}
+	for _, c := range rec.Cells {
+		if rec.PK != crdt.PK(crdt.TextValue(c.Stamp.Origin.Node)) {
+			return fmt.Errorf("column %s was written by %s: of this table each POP writes its own row, and no other's", c.Column, c.Stamp.Origin.Node)
+		}
+	}
 	return nil
 }
 

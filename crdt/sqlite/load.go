@@ -84,14 +84,13 @@ func (p *replica) key(tbl int64, pk []byte) crdt.Key {
 	return key
 }
 
-// tally is what a record adds to the digest. The POPs' own bookkeeping is
-// replicated as the operator's rows are, and is none of them.
+// tally is what a record adds to the digest.
 func tally(rec crdt.Record) (sum crdt.Sum, live, dead int) {
 	switch {
 	case rec.Key == crdt.Key{}:
 	case !rec.Live():
 		dead = 1
-	case rec.Table != PopKeys.Name:
+	case !ofPOPs(rec.Table):
 		sum, live = rec.Values(), 1
 	}
 	return sum, live, dead

@@ -125,7 +125,7 @@ func (r restorer) replace(name string) error {
 // the copy's rows is noted as written as a whole.
 func (r restorer) mergeRows() error {
 	for _, t := range tables {
-		if t.Name == PopKeys.Name {
+		if ofPOPs(t.Name) {
 			continue
 		}
 		shared, err := r.shared(t.Name)

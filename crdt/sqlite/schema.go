@@ -38,10 +38,16 @@ var (
 	BackendOptions = Table{Name: "backend_options", Columns: []string{"id", "country", "draining", "health_check"}, added: []string{"health_check"}}
 	Services       = Table{Name: "services", Columns: []string{"app", "health_check", "panic_threshold", "soft_limit", "hard_limit"}}
 	PopKeys        = Table{Name: "pop_keys", Columns: []string{"node", "public_key"}}
+	WGPops         = Table{Name: "wg_pops", Columns: []string{"node", "region", "public_key", "next_key", "address", "address6", "endpoint", "topology", "claimed_ms"}}
+	WGPeers        = Table{Name: "wg_peers", Columns: []string{"name", "region", "public_key", "address", "address6", "endpoint", "via", "routes", "claimed_ms"}}
 )
 
 // tables is in the order in which they are checked.
-var tables = []Table{Backends, BackendOptions, Services, PopKeys}
+var tables = []Table{Backends, BackendOptions, Services, PopKeys, WGPops, WGPeers}
+
+// ofPOPs says whether a table is the POPs' own bookkeeping, which is replicated
+// as the operator's rows are, and is none of them.
+func ofPOPs(table string) bool { return table == PopKeys.Name || table == WGPops.Name }
 
 // check finds out, reading only, whether the file can be ours, and whether
 // everything of ours is in it.

@@ -36,3 +36,30 @@ CREATE TABLE IF NOT EXISTS pop_keys (
     node TEXT PRIMARY KEY,
     public_key TEXT             -- Ed25519, base64
 );
+
+-- The overlay: what each POP says of itself. Only the POP itself writes its row;
+-- anybody may delete one, as "edgeproxy members forget" does.
+CREATE TABLE IF NOT EXISTS wg_pops (
+    node TEXT PRIMARY KEY,
+    region TEXT,
+    public_key TEXT,            -- Curve25519, base64
+    next_key TEXT,              -- to which it is about to change
+    address TEXT,               -- IPv4 in the overlay
+    address6 TEXT,              -- IPv6 in the overlay
+    endpoint TEXT,              -- ip:port, outside
+    topology TEXT,              -- that it plans by
+    claimed_ms INTEGER          -- of two claims to one address the earlier holds
+);
+
+-- The overlay: plain WireGuard devices, as "edgeproxy wg peer add" admits them.
+CREATE TABLE IF NOT EXISTS wg_peers (
+    name TEXT PRIMARY KEY,
+    region TEXT,
+    public_key TEXT,            -- Curve25519, base64
+    address TEXT,               -- IPv4 in the overlay
+    address6 TEXT,              -- IPv6 in the overlay
+    endpoint TEXT,              -- ip:port, outside; NULL: it comes by itself
+    via TEXT,                   -- POPs that have a tunnel with it, separated by commas; NULL: all
+    routes TEXT,                -- networks behind it, separated by commas
+    claimed_ms INTEGER
+);

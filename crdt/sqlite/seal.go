@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"cmp"
 	"database/sql"
 	"encoding/binary"
 	"fmt"
@@ -194,13 +195,13 @@ func unfit(rec crdt.Record) string {
 			plain = false
 		}
 	}
-	if plain {
+	if plain && rec.Table != WGPops.Name {
 		return ""
 	}
 	if len(rec.Cells) > maxColumns {
 		return "it has more columns than edgeproxy carries"
 	}
-	if err := rec.Check(); err != nil {
+	if err := cmp.Or(rec.Check(), ownRow(rec)); err != nil {
 		return err.Error()
 	}
 	return ""

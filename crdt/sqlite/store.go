@@ -269,6 +269,8 @@ type Image struct {
 	BackendOptions [][]any
 	Services       [][]any
 	PopKeys        [][]any
+	WGPops         [][]any
+	WGPeers        [][]any
 }
 
 // Read reads the operator's tables in one transaction.
@@ -295,17 +297,13 @@ func (s *Store) readLocked(ctx context.Context) (_ *Image, err error) {
 		return nil, err
 	}
 	var img Image
-	if img.Backends, err = s.rowsLocked(ctx, Backends); err != nil {
-		return nil, err
-	}
-	if img.BackendOptions, err = s.rowsLocked(ctx, BackendOptions); err != nil {
-		return nil, err
-	}
-	if img.Services, err = s.rowsLocked(ctx, Services); err != nil {
-		return nil, err
-	}
-	if img.PopKeys, err = s.rowsLocked(ctx, PopKeys); err != nil {
-		return nil, err
+	for _, read := range []struct {
+		table Table
+		rows  *[][]any
+	}{{Backends, &img.Backends}, {BackendOptions, &img.BackendOptions}, {Services, &img.Services}, {PopKeys, &img.PopKeys}, {WGPops, &img.WGPops}, {WGPeers, &img.WGPeers}} {
+		if *read.rows, err = s.rowsLocked(ctx, read.table); err != nil {
+			return nil, err
+		}
 	}
 	return &img, nil
 }

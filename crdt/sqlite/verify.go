@@ -33,7 +33,8 @@ func (s *Store) verifyLocked(ctx context.Context) (same bool, err error) {
 
 func (img *Image) equal(other *Image) bool {
 	return sameRows(img.Backends, other.Backends) && sameRows(img.BackendOptions, other.BackendOptions) &&
-		sameRows(img.Services, other.Services) && sameRows(img.PopKeys, other.PopKeys)
+		sameRows(img.Services, other.Services) && sameRows(img.PopKeys, other.PopKeys) &&
+		sameRows(img.WGPops, other.WGPops) && sameRows(img.WGPeers, other.WGPeers)
 }
 
 // sameRows compares values as the driver gives them: of SQLite's five kinds.
