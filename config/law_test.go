@@ -22,7 +22,10 @@ var samples = map[string][]string{
 	"gossip_addr": {"127.0.0.1:1", "[::1]:2"}, "sync_addr": {"127.0.0.1:1", "localhost:2"}, "advertise_addr": {"192.0.2.1", "2001:db8::1"},
 	"join": {"a.example", "192.0.2.1:7946,[::1]:1"}, "cluster_key": {"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBA="}, "insecure": {"true", "false"}, "fanout_limit": {"2", "4096"},
 	"connect_timeout_ms": {"1", "2000"}, "connect_attempts": {"1", "10"}, "idle_timeout_secs": {"1", "3600"},
-	"health_check": {"tcp", "off"}, "panic_threshold": {"0", "100"}, "hard_margin": {"0", "0.03", "0.5"}, "strict_limits": {"on", "off"}, "relay": {"auto", "reactor", "goroutine"},
+	"health_check": {"tcp", "off"}, "panic_threshold": {"0", "100"}, "hard_margin": {"0", "0.03", "0.5"}, "strict_limits": {"on", "off"},
+	"wg": {"off", "tun", "netstack"}, "wg_interface": {"wg0", "edge.1"}, "wg_port": {"1", "65535"}, "wg_endpoint": {"none", "192.0.2.1:9", "[2001:db8::1]:9"}, "wg_topology": {"hub-spoke", "hierarchical"},
+	"wg_hubs": {"sa-1", "sa-1,us-1"}, "wg_networks": {"fd00:1:2::/48", "10.60.0.0/16,fd50::/48"}, "wg_mtu": {"576", "9000"}, "sync_over": {"direct", "overlay"},
+	"relay":           {"auto", "reactor", "goroutine"},
 	"max_connections": {"0", "100"}, "client_max_connections": {"0", "5"}, "client_max_rate": {"0", "0.5"}, "upgrade_drain_secs": {"0", "60"}, "client_prefix": {"1,128", "32, 64"},
 	"allow_clients": {"10.0.0.0/8", "::1,192.0.2.1"}, "deny_clients": {"10.0.0.0/8", "::1,192.0.2.1"},
 	"linger_timeout_secs": {"1", "60"}, "log_level": {"info", "trace"}, "log_format": {"json", "auto"},
@@ -43,6 +46,9 @@ func (g given) load(t *rapid.T) *Config {
 	file := ""
 	if g.s.Key == "proxy_protocol" {
 		env = append(env, "EDGEPROXY_TRUSTED_PROXIES=192.0.2.1")
+	}
+	if g.s.Key == "sync_over" {
+		env = append(env, "EDGEPROXY_WG=auto") // through what is off nothing goes
 	}
 	if g.s.Key != configKey {
 		env = append(env, "EDGEPROXY_CONFIG=c.yaml")

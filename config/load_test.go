@@ -46,7 +46,9 @@ func TestDefaults(t *testing.T) {
 	want := &Config{
 		Listen: "0.0.0.0:8080", DBPath: "routing.db", Region: "sa", DBReload: 5 * time.Second,
 		BindingTTL: 10 * time.Minute, BindingMax: 1 << 20, APIAddr: "127.0.0.1:8180", GossipAddr: "0.0.0.0:7946", SyncAddr: "0.0.0.0:7947",
-		FanoutLimit: 32, Relay: "auto", ClientPrefix: [2]int{32, 64}, Drain: 30 * time.Second, ConnectTimeout: 2 * time.Second, ConnectAttempts: 3,
+		FanoutLimit: 32, WG: "off", WGInterface: "wg0", WGPort: 51820, WGTopology: "full-mesh",
+		WGNetworks: []netip.Prefix{netip.MustParsePrefix("10.50.0.0/16"), netip.MustParsePrefix("fd50:ed9e::/48")}, WGMTU: 1420, SyncOver: "direct",
+		Relay: "auto", ClientPrefix: [2]int{32, 64}, Drain: 30 * time.Second, ConnectTimeout: 2 * time.Second, ConnectAttempts: 3,
 		HealthCheck: "tcp", IdleTimeout: time.Hour, LingerTimeout: time.Minute, LogLevel: "info", LogFormat: "auto",
 		origins: map[string]origin{},
 	}
@@ -83,6 +85,15 @@ join: [sa.example.net, "[2001:db8::1]:7946"]
 cluster_key: AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=
 insecure: no
 fanout_limit: 3
+wg: TUN
+wg_interface: edge0
+wg_port: 1
+wg_endpoint: 192.0.2.9:2
+wg_topology: Hierarchical
+wg_hubs: [sa-1, us-1]
+wg_networks: fd00:1:2::/48
+wg_mtu: 1280
+sync_over: overlay
 relay: Goroutine
 max_connections: 1000
 client_max_connections: 10
@@ -120,7 +131,9 @@ regions: {eu-west: "53.34,-6.26"}
 		},
 		APIAddr: "localhost:80", APIToken: "007",
 		GossipAddr: "10.0.0.1:1", SyncAddr: "10.0.0.1:2", AdvertiseAddr: netip.MustParseAddr("192.0.2.9"),
-		Join: []string{"sa.example.net", "[2001:db8::1]:7946"}, ClusterKey: "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", FanoutLimit: 3, Relay: "goroutine",
+		Join: []string{"sa.example.net", "[2001:db8::1]:7946"}, ClusterKey: "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", FanoutLimit: 3,
+		WG: "tun", WGInterface: "edge0", WGPort: 1, WGEndpoint: "192.0.2.9:2", WGTopology: "hierarchical", WGHubs: []string{"sa-1", "us-1"},
+		WGNetworks: []netip.Prefix{netip.MustParsePrefix("fd00:1:2::/48")}, WGMTU: 1280, SyncOver: "overlay", Relay: "goroutine",
 		MaxConnections: 1000, ClientConnections: 10, ClientRate: 2.5, ClientPrefix: [2]int{24, 48},
 		AllowClients: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, DenyClients: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("::1/128")},
 		Drain: 1500 * time.Millisecond, UpgradeDrain: time.Minute, ConnectTimeout: 500 * time.Microsecond,
