@@ -205,7 +205,7 @@ func (b *builder) assign(name string, prefixes ...netip.Prefix) {
 // device has a tunnel with a plain device, or sends what is for it to the POP that has.
 func (b *builder) device(me *POP, d *Device) {
 	prefixes := append(addressesOf(d.Four, d.Six), d.Routes...)
-	if len(d.Via) == 0 || slices.Contains(d.Via, me.Name) {
+	if d.tunnels(me.Name) {
 		b.tunnels["/"+d.Name] = &Peer{Name: d.Name, Key: d.Key, Endpoint: d.Endpoint, AllowedIPs: prefixes, Keepalive: Keepalive}
 		return
 	}
@@ -224,6 +224,10 @@ func (b *builder) plan(me *POP) Plan {
 			plan.Addresses = append(plan.Addresses, b.Networks.own(a))
 		}
 	}
+	for _, d := range b.roster.Devices {
+		plan.Routes = append(plan.Routes, d.Routes...)
+	}
+	slices.SortFunc(plan.Routes, comparePrefix)
 	for _, p := range b.tunnels {
 		slices.SortFunc(p.AllowedIPs, comparePrefix)
 		plan.Peers = append(plan.Peers, *p)
@@ -240,7 +244,22 @@ func (b *builder) forwards(me *POP) bool {
 			return true
 		}
 	}
-	return slices.ContainsFunc(b.roster.Devices, func(d Device) bool { return slices.Contains(d.Via, me.Name) })
+	return slices.ContainsFunc(b.roster.Devices, func(d Device) bool { return b.gateway(&d) == me.Name || slices.Contains(d.Via, me.Name) })
+}
+
+// gateway is the POP through which a plain device reaches what it has no tunnel
+// with: the first of its Via, else the POP that has been there longest. It does
+// not depend on who is alive, since nobody changes the device's file.
+func (v *view) gateway(d *Device) string {
+	for _, name := range d.Via {
+		if _, ok := v.pop(name); ok {
+			return name
+		}
+	}
+	if len(d.Via) > 0 || len(v.roster.POPs) == 0 {
+		return ""
+	}
+	return slices.MinFunc(v.roster.POPs, func(a, b POP) int { return cmp.Or(cmp.Compare(a.Claimed, b.Claimed), cmp.Compare(a.Name, b.Name)) }).Name
 }
 
 // Hub says whether a POP is one now.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -294,6 +295,46 @@ func BenchmarkPlan(b *testing.B) {
 					Diff(Plan{}, l.Plan("pop-0000", r))
 				}
 			})
+		}
+	}
+}
+
+// TestExport: what a plain device's file says is what the POPs' plans have for
+// it, and devices reach each other through the gateway by both files.
+func TestExport(t *testing.T) {
+	devices := []Device{{Name: "a", Region: "sa", Key: key(1000), Four: netip.MustParseAddr("10.50.1.1"), Six: testNetworks.DeviceSix("a", "sa")},
+		{Name: "b", Region: "us", Key: key(1001), Six: testNetworks.DeviceSix("b", "us"), Endpoint: netip.MustParseAddrPort("192.0.2.200:9")}}
+	r, _ := Settle(pops(3, "sa", "us"), devices, testNetworks, Roster{})
+	for _, l := range layouts()[:3] {
+		for _, d := range devices {
+			file, ok := l.Export(d.Name, r, 1, MTU)
+			if !ok {
+				t.Fatalf("no file of %s", d.Name)
+			}
+			for _, p := range r.POPs {
+				if n := strings.Count(file, "PublicKey = "+p.Key.String()+"\n"); n != 1 {
+					t.Errorf("%s is %d times in\n%s", p.Name, n, file)
+				}
+			}
+			if n := strings.Count(file, "10.50.0.0/16, fd50:ed9e::/48"); n != 1 {
+				t.Errorf("%d gateways in\n%s", n, file)
+			}
+			if gateway := l.view("", r).gateway(&d); gateway != "pop-0000" || !l.Plan(gateway, r).Forwards {
+				t.Errorf("gateway %s forwards: %v", gateway, l.Plan(gateway, r).Forwards)
+			}
+			if strings.Contains(file, "ListenPort") != d.Endpoint.IsValid() {
+				t.Errorf("listens where it has no endpoint, or not where it has:\n%s", file)
+			}
+		}
+		walk(t, l, r, nil, "pop-0000", "b", devices[0].Six, devices[1].Six)
+	}
+	if _, ok := layouts()[0].Export("nobody", r, 1, MTU); ok {
+		t.Error("a file of nobody")
+	}
+	file, _ := layouts()[0].Export("pop-0001", r, 51820, MTU)
+	for _, want := range []string{"ListenPort = 51820\n", "Address = " + r.POPs[1].Four.String() + "/16, ", "PublicKey = " + devices[0].Key.String()} {
+		if !strings.Contains(file, want) {
+			t.Errorf("no %q in\n%s", want, file)
 		}
 	}
 }

@@ -31,6 +31,9 @@ type Device struct {
 	Claimed      int64
 }
 
+// tunnels says whether a POP has a tunnel with the device.
+func (d *Device) tunnels(pop string) bool { return len(d.Via) == 0 || slices.Contains(d.Via, pop) }
+
 // Roster is who takes part, each with a key and addresses that nobody else has.
 type Roster struct {
 	POPs    []POP    // by name

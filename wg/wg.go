@@ -67,6 +67,7 @@ type Peer struct {
 // Plan is what one POP's device should be.
 type Plan struct {
 	Addresses []netip.Prefix // the POP's own, each with its network's length
+	Routes    []netip.Prefix // networks behind plain devices, sorted
 	Peers     []Peer         // by key, no two alike
 	Forwards  bool           // packets of others pass through here
 }
