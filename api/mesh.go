@@ -26,6 +26,8 @@ type Mesh interface {
 	Release(ctx context.Context, row string) error // ErrNotFound
 	Drop(ctx context.Context, row string) error    // ErrNotFound
 
+	Overlay
+
 	// Backup writes a consistent copy of the routing database.
 	Backup(ctx context.Context, to io.Writer) error
 }
