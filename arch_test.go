@@ -48,6 +48,8 @@ var rooms = map[string]room{
 	"health":               {ours: []string{"geo", "mesh"}, pure: true},
 	"health/checker":       {ours: []string{"health", "internal/exhausted", "mesh"}, libraries: []string{"github.com/rs/zerolog"}},
 	"proxy":                {ours: []string{"geo", "internal/descriptor", "internal/exhausted", "mesh", "proxy/guard", "proxy/reactor", "proxy/route"}, libraries: []string{"github.com/rs/zerolog", "github.com/pires/go-proxyproto", "golang.org/x/sync", "golang.org/x/sys"}},
+	"wg":                   {pure: true},
+	"wg/device":            {ours: []string{"wg"}, libraries: []string{"golang.zx2c4.com/wireguard", "gvisor.dev/gvisor", "github.com/vishvananda/netlink", "github.com/rs/zerolog", "golang.org/x/sys"}},
 	"api":                  {ours: []string{"mesh", "proxy/route"}, libraries: []string{"github.com/rs/zerolog"}},
 	"internal/exhausted":   {},
 	"internal/descriptor":  {libraries: []string{"golang.org/x/sys"}},

@@ -29,7 +29,7 @@ var (
 	ErrPortTaken   = errors.New("is taken")
 	ErrAddress     = errors.New("is another interface's already")
 	ErrMTU         = errors.New("MTU")
-	ErrNoIPv6      = errors.New("IPv6 is off on this machine: sysctl -w net.ipv6.conf.all.disable_ipv6=0")
+	ErrNoIPv6      = errors.New("IPv6 is off here: sysctl -w net.ipv6.conf.default.disable_ipv6=0, or in a container --sysctl net.ipv6.conf.default.disable_ipv6=0")
 )
 
 // Config is one device.
