@@ -34,7 +34,6 @@ var rooms = map[string]room{
 	"proxy/route/rights":   {pure: true},
 	"proxy/reactor":        {pure: true},
 	"proxy/guard":          {pure: true},
-	"wg":                   {pure: true},
 	"geo/mmdb":             {ours: []string{"geo"}, libraries: []string{"github.com/oschwald/maxminddb-golang/v2"}},
 	"crdt":                 {pure: true},
 	"crdt/sqlite":          {ours: []string{"crdt", "internal/progress"}, libraries: []string{"github.com/mattn/go-sqlite3", "modernc.org/sqlite"}},
@@ -49,7 +48,7 @@ var rooms = map[string]room{
 	"health/checker":       {ours: []string{"health", "internal/exhausted", "mesh"}, libraries: []string{"github.com/rs/zerolog"}},
 	"proxy":                {ours: []string{"geo", "internal/descriptor", "internal/exhausted", "mesh", "proxy/guard", "proxy/reactor", "proxy/route"}, libraries: []string{"github.com/rs/zerolog", "github.com/pires/go-proxyproto", "golang.org/x/sync", "golang.org/x/sys"}},
 	"wg":                   {pure: true},
-	"wg/device":            {ours: []string{"wg"}, libraries: []string{"golang.zx2c4.com/wireguard", "gvisor.dev/gvisor", "github.com/vishvananda/netlink", "github.com/rs/zerolog", "golang.org/x/sys"}},
+	"wg/device":            {ours: []string{"wg"}, libraries: []string{"golang.zx2c4.com/wireguard", "gvisor.dev/gvisor", "github.com/vishvananda/netlink", "github.com/rs/zerolog", "golang.org/x/net", "golang.org/x/sys"}},
 	"api":                  {ours: []string{"mesh", "proxy/route"}, libraries: []string{"github.com/rs/zerolog"}},
 	"internal/exhausted":   {},
 	"internal/descriptor":  {libraries: []string{"golang.org/x/sys"}},
@@ -57,7 +56,7 @@ var rooms = map[string]room{
 	"internal/progress":    {pure: true},
 	"internal/mockbackend": {libraries: []string{"golang.org/x/sync"}},
 	"node": {
-		ours:      []string{"api", "config", "crdt", "crdt/sqlite", "geo", "geo/mmdb", "gossip", "gossip/identity", "gossip/membership", "health", "health/checker", "internal/descriptor", "internal/handover", "internal/progress", "mesh", "proxy", "proxy/guard", "proxy/route", "proxy/route/rights"},
+		ours:      []string{"api", "config", "crdt", "crdt/sqlite", "geo", "geo/mmdb", "gossip", "gossip/identity", "gossip/membership", "health", "health/checker", "internal/descriptor", "internal/handover", "internal/progress", "mesh", "proxy", "proxy/guard", "proxy/route", "proxy/route/rights", "wg", "wg/device"},
 		libraries: []string{"github.com/rs/zerolog", "golang.org/x/sync", "github.com/prometheus/client_golang", "github.com/coreos/go-systemd", "golang.org/x/sys"},
 	},
 	"node/lab": {

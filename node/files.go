@@ -21,7 +21,7 @@ import (
 // Files beside the database: <db>.lock says that a daemon runs on it, <db>.node
 // keeps the POP's name and life, <db>.key the key that proves it, <db>.keys the
 // cluster keys, <db>.peers the other POPs, <db>.serf what membership knew;
-// <db>.pop tells the command line where the API is.
+// <db>.wg is the key in the WireGuard overlay; <db>.pop tells the command line where the API is.
 
 // lock is held while this process runs on a database. The kernel releases it
 // with the process, however that ends, so a file left behind locks nothing.
@@ -158,7 +158,7 @@ func (l *life) save(next sqlite.Life) error {
 func (l *life) renew(db string) error {
 	l.over.Store(true)
 	var errs []error
-	for _, file := range []string{l.path, db + ".key", db + ".serf"} {
+	for _, file := range []string{l.path, db + ".key", db + ".serf", db + ".wg"} {
 		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}
@@ -171,20 +171,25 @@ func writePop(db string, p api.PopFile) error { return writeJSON(db+".pop", p) }
 
 func removePop(db string) error { return os.Remove(db + ".pop") }
 
-// writeJSON replaces a file as a whole and has it on disk when it returns: a
-// crash leaves the old content or the new.
+// writeJSON is writeFile of a value.
 func writeJSON(path string, v any) error {
 	body, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
 		return err
 	}
+	return writeFile(path, append(body, '\n'), 0o644)
+}
+
+// writeFile replaces a file as a whole and has it on disk when it returns: a
+// crash leaves the old content or the new.
+func writeFile(path string, body []byte, mode fs.FileMode) error {
 	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
 	if err != nil {
 		return err
 	}
 	defer os.Remove(f.Name()) // gone already where all went well
-	_, err = f.Write(append(body, '\n'))
-	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
+	_, err = f.Write(body)
+	err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close())
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}

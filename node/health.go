@@ -3,6 +3,8 @@ package node
 import (
 	"context"
 	"fmt"
+	"net"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -46,10 +48,17 @@ type vigil struct {
 	of       *mesh.Snapshot            // that was shared
 }
 
-func newVigil(self mesh.POP, incarnation uint64, fallback mesh.Check, router *route.Router, log zerolog.Logger) *vigil {
+func newVigil(self mesh.POP, incarnation uint64, fallback mesh.Check, router *route.Router, overlay *overlay, log zerolog.Logger) *vigil {
+	direct := &net.Dialer{KeepAlive: -1}
+	dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
+		if at, err := netip.ParseAddrPort(addr); err == nil && overlay.Reaches(at.Addr()) {
+			return overlay.DialContext(ctx, network, addr)
+		}
+		return direct.DialContext(ctx, network, addr)
+	}
 	return &vigil{
 		self: self, life: incarnation, router: router, fallback: fallback,
-		checker: checker.New(checker.Config{}, log.With().Str("component", "health").Logger()),
+		checker: checker.New(checker.Config{Dial: dial}, log.With().Str("component", "health").Logger()),
 		poked:   make(chan struct{}, 1), board: health.NewBoard(), named: map[string]bool{}, suspects: map[string]bool{},
 	}
 }

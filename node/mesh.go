@@ -47,6 +47,7 @@ type replication struct {
 	router  *route.Router
 	vigil   *vigil
 	ledger  *ledger // nil without strict limits
+	overlay *overlay
 	told    route.Reporter
 	clock   func() time.Time // this machine's, as records have it
 	log     zerolog.Logger
@@ -82,7 +83,7 @@ type replication struct {
 func newReplication(ctx context.Context, n *Node, p *part, before *replication) (*replication, error) {
 	cfg, log := n.cfg, n.log.With().Str("component", "mesh").Logger()
 	m := &replication{
-		node: n.life.Node, version: n.opts.Version, via: n.opts.Via, clock: n.opts.Now, cfg: cfg, store: p.store, picture: p.picture, router: n.router, vigil: n.vigil, ledger: n.ledger, log: log, base: n.log,
+		node: n.life.Node, version: n.opts.Version, via: n.opts.Via, clock: n.opts.Now, cfg: cfg, store: p.store, picture: p.picture, router: n.router, vigil: n.vigil, ledger: n.ledger, overlay: n.overlay, log: log, base: n.log,
 		keyFile: cfg.DBPath + ".keys", pins: newPins(p.store, log), counts: newMeshCounts(), routed: make(chan struct{}), taken: make(chan string, 1), retag: make(chan struct{}, 1),
 	}
 	for _, what := range n.damage {
@@ -127,7 +128,7 @@ func newReplication(ctx context.Context, n *Node, p *part, before *replication) 
 		Keyring: func() []byte { return m.creds.Keyring().Encode() }, MergeKeyring: m.mergeKeys,
 		Admit: m.pins.admit, Applied: m.applied, Conflict: m.nameTaken,
 		WholeLoad: m.wholeLoad, TookLoad: m.tookLoad, TookNote: tookNote, Now: m.clock, LoadSeq: loadSeq,
-		FanoutLimit: cfg.FanoutLimit, Life: n.life.incarnation,
+		FanoutLimit: cfg.FanoutLimit, Life: n.life.incarnation, Dial: m.overlay.dialPeer,
 	}, log)
 	return m, err
 }
@@ -236,6 +237,7 @@ func (m *replication) follow(ctx context.Context) {
 		m.streams.SetPeers(asSeen(m.roster.list(), members))
 		m.picture.setMembers(positionsOf(members))
 		m.vigil.setMembers(others(members))
+		m.overlay.poke()
 		for _, member := range members {
 			if member.Status == membership.StatusLeft {
 				m.router.Forget(member.Name, time.Now())

@@ -81,6 +81,9 @@ func (n *Node) Forget(ctx context.Context, name string) error {
 	err = m.store.Write(ctx, func(tx *sqlite.Tx) error {
 		pinned, err := tx.Delete(sqlite.PopKeys, name)
 		known = known || pinned
+		if err == nil {
+			_, err = tx.Delete(sqlite.WGPops, name)
+		}
 		return err
 	})
 	if err != nil {

@@ -83,13 +83,18 @@ func (m *replication) changeKeys(change func(identity.Keyring) (identity.Keyring
 	if err := m.ring.SetKeys(m.gossipKeys()); err != nil {
 		m.log.Error().Err(err).Msg("membership does not take the new cluster keys")
 	}
-	select {
-	case m.retag <- struct{}{}: // takes seconds, and a stream may wait for us
-	default:
-	}
+	m.retagSoon() // takes seconds, and a stream may wait for us
 	m.streams.KeyringChanged()
 	m.log.Info().Strs("keys", m.keyIDs()).Msg("cluster keys changed")
 	return nil
+}
+
+// retagSoon has this POP's tags told anew.
+func (m *replication) retagSoon() {
+	select {
+	case m.retag <- struct{}{}:
+	default:
+	}
 }
 
 // accepts says which live members of ours say that they accept a key.

@@ -81,6 +81,7 @@ type Node struct {
 	admin             // countries, router, checks and the part that can be replaced; makes the Node an api.POP
 	server   *proxy.Server
 	ledger   *ledger // nil without strict limits
+	overlay  *overlay
 	front    *net.TCPListener
 	others   []*net.TCPListener // at the same address, inherited
 	apiFront *net.TCPListener
@@ -152,6 +153,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	if n.ledger != nil {
 		behind.Go(func() { n.ledger.run(support) })
 	}
+	behind.Go(func() { n.overlay.run(support) })
 	if err := n.announce(); err != nil {
 		stopSupport()
 		behind.Wait()
@@ -272,11 +274,19 @@ func (n *Node) start(ctx context.Context) (err error) {
 	}
 	n.here = self(cfg, n.life.Node)
 	n.positions.Store(new(positions(cfg)))
-	n.vigil = newVigil(n.here, n.life.incarnation, check, n.router, n.log)
+	if n.overlay, err = newOverlay(cfg, n.life.Node, n.router, n.log); err != nil {
+		return err
+	}
+	n.overlay.part = n.mesh
+	n.vigil = newVigil(n.here, n.life.incarnation, check, n.router, n.overlay, n.log)
 	if err := n.paint(ctx, p); err != nil {
 		return err
 	}
-	serve := proxy.Config{Settings: settings(cfg), Relay: proxy.Relay(cfg.Relay)}
+	n.overlay.open(time.Now())
+	serve := proxy.Config{Settings: settings(cfg), Relay: proxy.Relay(cfg.Relay), Overlay: n.overlay}
+	if n.overlay.userspace() {
+		serve.Relay = proxy.Goroutines // there are no descriptors of what goes through our own network stack
+	}
 	if !serve.Relay.Available() {
 		return fmt.Errorf("%s: this system has no epoll: choose goroutine, or auto", cfg.Origin("relay"))
 	}
@@ -343,6 +353,9 @@ func (n *Node) stop() error {
 	}
 	if n.retired.Load() {
 		return nil // the rest has gone before, or is the next generation's
+	}
+	if n.overlay != nil {
+		n.overlay.close() // already after an orderly end
 	}
 	errs = append(errs, n.closeLive())
 	if n.addrs != (Addrs{}) {

@@ -47,7 +47,7 @@ func (n *Node) paint(ctx context.Context, p *part) error {
 				n.vigil.poke()
 			}
 		},
-		log: n.log.With().Str("component", "db").Logger(),
+		log: n.log.With().Str("component", "db").Logger(), overlay: n.overlay.read,
 	}
 	return p.picture.refresh(ctx)
 }

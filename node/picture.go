@@ -39,6 +39,8 @@ type picture struct {
 	fold func(context.Context) (bool, error)
 	// keys are told at every read: which key belongs to which POP.
 	keys func(rows [][]any)
+	// overlay is told at every read who says what of the overlay.
+	overlay func(pops, peers [][]any)
 	// telemetry is what is known of the POPs now, for the tables in the file;
 	// nil where it is not written.
 	telemetry func(time.Time) sqlite.Telemetry
@@ -85,6 +87,9 @@ func (p *picture) refresh(ctx context.Context) error {
 	p.reads++
 	if p.keys != nil {
 		p.keys(img.PopKeys)
+	}
+	if p.overlay != nil {
+		p.overlay(img.WGPops, img.WGPeers)
 	}
 	at := maps.Clone(p.positions)
 	maps.Copy(at, p.members)

@@ -50,6 +50,9 @@ func (d *direction) move(buf []byte) bool {
 
 // write delivers b to dst, waiting while dst takes no more. The error is a *writeError.
 func (d *direction) write(b []byte) error {
+	if d.dst.fd < 0 {
+		return d.writeInProcess(b)
+	}
 	for {
 		n, err := syscall.Write(d.dst.fd, b)
 		if n > 0 {
@@ -122,7 +125,9 @@ func (d *direction) eof() error {
 
 // lost says that src has broken while this direction does not read it, because
 // it waits for dst or because src had ended its half.
-func (d *direction) lost() bool { return d.phase.Load() != reading && poll(d.src.fd)&unix.POLLERR != 0 }
+func (d *direction) lost() bool {
+	return d.src.fd >= 0 && d.phase.Load() != reading && poll(d.src.fd)&unix.POLLERR != 0
+}
 
 // poll returns what the kernel says about a socket now.
 func poll(fd int) int16 {

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"io"
-	"net"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -18,15 +17,20 @@ var buffers = sync.Pool{New: func() any { b := make([]byte, bufferSize); return 
 // socket is one side of a session. Its two directions use the descriptor
 // itself; the one that ends last closes it.
 type socket struct {
-	*net.TCPConn
+	connection
 	raw syscall.RawConn // to wait on
-	fd  int
+	fd  int             // -1: it has none, being a connection of the overlay in this process
 }
 
 // open finds the descriptor. An error means that the socket is closed.
 func (s *socket) open() error {
+	conn, ok := s.connection.(syscall.Conn)
+	if !ok {
+		s.fd = -1
+		return nil
+	}
 	var err error
-	if s.raw, err = s.SyscallConn(); err != nil {
+	if s.raw, err = conn.SyscallConn(); err != nil {
 		return err
 	}
 	return s.raw.Control(func(fd uintptr) { s.fd = int(fd) })
@@ -81,6 +85,10 @@ func (d *direction) unreported() int64 {
 // calls: a stack that never grows beyond Go's least is half the memory of an
 // idle connection.
 func (d *direction) run() {
+	if d.inProcess() {
+		d.finish(d.copy())
+		return
+	}
 	err := d.src.raw.Read(d.drain)
 	if d.err != nil {
 		err = d.err
@@ -99,7 +107,7 @@ func (d *direction) finish(err error) {
 		}
 		// Where dst is not connected any more, the other direction, which
 		// reads it, says so.
-		if err = syscall.Shutdown(d.dst.fd, syscall.SHUT_WR); err == nil || err == syscall.ENOTCONN {
+		if err = d.dst.closeWrite(); err == nil || err == syscall.ENOTCONN {
 			return
 		}
 		err = &writeError{err}

@@ -375,7 +375,7 @@ func TestSocketOptions(t *testing.T) {
 	srv.sessions.each(func(c *session) {
 		for side, s := range map[string]*socket{"client": &c.client, "backend": &c.backend} {
 			for _, o := range wantedOptions {
-				if got := option(t, s, o.level, o.option); got != o.want {
+				if got := option(t, s.connection.(syscall.Conn), o.level, o.option); got != o.want {
 					t.Errorf("%s of the %s's socket is %d, want %d", o.name, side, got, o.want)
 				}
 			}

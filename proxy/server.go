@@ -91,6 +91,9 @@ type Config struct {
 	Relay Relay
 	// Rights are waited for where the router lacks one, with strict limits; nil without.
 	Rights Rights
+	// Overlay reaches backends that the kernel does not; nil: there are none.
+	// While it reaches any, Relay has to be Goroutines.
+	Overlay Overlay
 }
 
 // Relay is a way to relay connections. Both behave the same.
@@ -124,6 +127,7 @@ type Server struct {
 	log       zerolog.Logger
 	perClient zerolog.Logger // for what every client can cause: a few lines a second, the metrics have the rest
 	dialer    net.Dialer
+	overlay   Overlay
 	reactor   bool
 	groups    groups // of the reactor's workers
 
@@ -136,7 +140,7 @@ type Server struct {
 
 // New makes a server that does nothing until Serve.
 func New(cfg Config, router *route.Router, geo Geo, log zerolog.Logger) *Server {
-	s := &Server{guard: guard.New(time.Now()), router: router, rights: cfg.Rights, geo: geo, log: log, killed: make(chan struct{})}
+	s := &Server{guard: guard.New(time.Now()), router: router, rights: cfg.Rights, overlay: cfg.Overlay, geo: geo, log: log, killed: make(chan struct{})}
 	s.reactor = hasReactor && cfg.Relay != Goroutines
 	s.perClient = log.Sample(&zerolog.BurstSampler{Burst: 10, Period: time.Second})
 	s.dialer = net.Dialer{KeepAlive: -1, Control: func(_, _ string, c syscall.RawConn) error { return keepAlive(c) }}

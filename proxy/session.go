@@ -4,7 +4,6 @@ import (
 	"context"
 	"math/rand/v2"
 	"net"
-	"net/netip"
 	"sync/atomic"
 	"time"
 
@@ -36,7 +35,7 @@ type session struct {
 // run, in goroutines of their own: the dial has made this one's stack large,
 // and an idle connection must not keep it.
 func (s *Server) handle(f *front, conn *net.TCPConn) {
-	c := &session{front: f, client: socket{TCPConn: conn}}
+	c := &session{front: f, client: socket{connection: conn}}
 	c.account = account{server: s, count: &s.Metrics.counters, app: f.app, started: time.Now()}
 	set := s.settings.Load()
 	c.peer = unmap(conn.RemoteAddr().(*net.TCPAddr).AddrPort())
@@ -109,7 +108,7 @@ func (c *session) connectBackend(q route.Query, set *Settings) end {
 		c.attempt(choice, began)
 		conn, rtt, err := s.dial(c.front.cut, choice.Backend.Addr, set.ConnectTimeout)
 		if err == nil {
-			c.backend.TCPConn = conn
+			c.backend.connection = conn
 			c.connected(q, choice, rtt)
 			return endOpen
 		}
@@ -121,20 +120,6 @@ func (c *session) connectBackend(q route.Query, set *Settings) end {
 		tried = append(tried, choice.Slot)
 	}
 	return c.unserved()
-}
-
-func (s *Server) dial(ctx context.Context, addr netip.AddrPort, timeout time.Duration) (*net.TCPConn, time.Duration, error) {
-	began := time.Now()
-	ctx, cancel := context.WithDeadline(ctx, began.Add(timeout))
-	defer cancel()
-	// Not DialTCP, which has no way to leave the local address out: it binds
-	// the socket to port 0 first, for which the kernel searches a port that is
-	// free towards everybody (measured: 900 µs a connect with 20,000 in use).
-	conn, err := s.dialer.DialContext(ctx, "tcp", addr.String())
-	if err != nil {
-		return nil, time.Since(began), err
-	}
-	return conn.(*net.TCPConn), time.Since(began), nil
 }
 
 // refuse ends a connection that never had a backend.

@@ -35,7 +35,7 @@ func (v *view) peersOf(d *Device) (peers []Peer) {
 		if !d.tunnels(p.Name) {
 			continue
 		}
-		peer := Peer{Name: p.Name, Key: p.Key, Endpoint: p.Endpoint, AllowedIPs: addressesOf(p.Four, p.Six), Keepalive: Keepalive}
+		peer := Peer{Name: p.Name, Key: p.Key, Endpoint: p.Endpoint, AllowedIPs: addressesOf(p.Four, p.Six), Keepalive: keepalive(p.Endpoint)}
 		if p.Name == gateway {
 			peer.AllowedIPs = []netip.Prefix{v.Networks.Six}
 			if v.Networks.Four.IsValid() {

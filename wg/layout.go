@@ -179,7 +179,7 @@ func (b *builder) tunnel(p *POP) {
 	if p.Changed && next != (Key{}) {
 		now, next = next, now
 	}
-	b.tunnels[p.Name] = &Peer{Name: p.Name, Key: now, Endpoint: p.Endpoint, Keepalive: Keepalive}
+	b.tunnels[p.Name] = &Peer{Name: p.Name, Key: now, Endpoint: p.Endpoint, Keepalive: keepalive(p.Endpoint)}
 	if next != (Key{}) && next != now {
 		b.more = append(b.more, Peer{Name: p.Name, Key: next, Endpoint: p.Endpoint})
 	}
@@ -206,7 +206,7 @@ func (b *builder) assign(name string, prefixes ...netip.Prefix) {
 func (b *builder) device(me *POP, d *Device) {
 	prefixes := append(addressesOf(d.Four, d.Six), d.Routes...)
 	if d.tunnels(me.Name) {
-		b.tunnels["/"+d.Name] = &Peer{Name: d.Name, Key: d.Key, Endpoint: d.Endpoint, AllowedIPs: prefixes, Keepalive: Keepalive}
+		b.tunnels["/"+d.Name] = &Peer{Name: d.Name, Key: d.Key, Endpoint: d.Endpoint, AllowedIPs: prefixes, Keepalive: keepalive(d.Endpoint)}
 		return
 	}
 	for _, name := range d.Via {

@@ -61,7 +61,7 @@ type Peer struct {
 	Key        Key
 	Endpoint   netip.AddrPort // invalid: the peer comes by itself, and is answered where it came from
 	AllowedIPs []netip.Prefix // sorted, no two peers have one; none: the peer is only expected
-	Keepalive  time.Duration  // 0: off
+	Keepalive  time.Duration  // 0: off, as to one without an endpoint, who keeps its own way open
 }
 
 // Plan is what one POP's device should be.
@@ -118,6 +118,14 @@ func (k Key) compare(o Key) int { return slices.Compare(k[:], o[:]) }
 
 func comparePrefix(a, b netip.Prefix) int {
 	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
+}
+
+// keepalive is for a peer that is dialed.
+func keepalive(endpoint netip.AddrPort) time.Duration {
+	if !endpoint.IsValid() {
+		return 0
+	}
+	return Keepalive
 }
 
 // Status is what a device knows of a peer.

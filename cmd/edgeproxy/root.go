@@ -47,7 +47,7 @@ Without a command it serves: "edgeproxy --region us" is "edgeproxy serve
 	root.AddCommand(
 		newServe(c), newLab(c), newCheck(c), newHealthcheck(c), newKeygen(c),
 		newBackend(c), newService(c), newExplain(c), newStatus(c), newTop(c),
-		newMembers(c), newLeave(c), newUpgrade(c), newKeys(c), newRecords(c), newBackup(c), newRestore(c),
+		newMembers(c), newLeave(c), newUpgrade(c), newKeys(c), newWG(c), newRecords(c), newBackup(c), newRestore(c),
 		newVersion(c),
 	)
 	root.SetHelpCommand(newHelp())

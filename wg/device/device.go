@@ -29,6 +29,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/rs/zerolog"
 
@@ -48,6 +49,8 @@ type tunnel interface {
 type network interface {
 	setAddresses([]netip.Prefix) error
 	setForwarding(bool) error
+	setRoutes([]netip.Prefix) error
+	ping(context.Context, netip.Addr) (time.Duration, error)
 	dial(ctx context.Context, network, addr string) (net.Conn, error)
 	listen(context.Context, netip.AddrPort) (net.Listener, error)
 	close() error
@@ -144,6 +147,12 @@ func (d *Device) SetAddresses(addresses []netip.Prefix) error {
 		return err
 	}
 	return d.change(func() error { return d.network.setAddresses(slices.Clone(addresses)) })
+}
+
+// SetRoutes replaces the networks that lie behind peers: what is for them goes
+// through the device.
+func (d *Device) SetRoutes(routes []netip.Prefix) error {
+	return d.change(func() error { return d.network.setRoutes(slices.Clone(routes)) })
 }
 
 // SetForwarding lets packets of peers for others pass, or no longer.

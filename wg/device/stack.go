@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -35,8 +36,9 @@ type userStack struct {
 	stack   *stack.Stack
 	packets *packets
 
-	mu  sync.Mutex
-	own []netip.Prefix
+	mu     sync.Mutex
+	own    []netip.Prefix
+	behind []netip.Prefix // networks behind peers
 }
 
 func openNetstack(cfg Config, log zerolog.Logger, fail func(error)) (tunnel, network, error) {
@@ -84,16 +86,9 @@ func (u *userStack) setAddresses(addresses []netip.Prefix) error {
 	defer u.mu.Unlock()
 	wanted := make(map[netip.Addr]bool)
 	var own []netip.Addr
-	var routes []tcpip.Route
 	for _, a := range addresses {
 		wanted[a.Addr()] = true
 		own = append(own, a.Addr())
-		net := a.Masked()
-		subnet, err := tcpip.NewSubnet(tcpip.AddrFromSlice(net.Addr().AsSlice()), tcpip.MaskFromBytes(mask(net)))
-		if err != nil {
-			return fmt.Errorf("route to %s: %w", net, err)
-		}
-		routes = append(routes, tcpip.Route{Destination: subnet, NIC: nicID})
 		if u.has(a.Addr()) {
 			continue
 		}
@@ -106,7 +101,9 @@ func (u *userStack) setAddresses(addresses []netip.Prefix) error {
 		}
 	}
 	u.packets.own.Store(&own)
-	u.stack.SetRouteTable(routes)
+	if err := u.routeLocked(addresses, u.behind); err != nil {
+		return err
+	}
 	for _, a := range u.own {
 		if !wanted[a.Addr()] {
 			if err := u.stack.RemoveAddress(nicID, tcpip.AddrFromSlice(a.Addr().AsSlice())); err != nil {
@@ -115,6 +112,28 @@ func (u *userStack) setAddresses(addresses []netip.Prefix) error {
 		}
 	}
 	u.own = addresses
+	return nil
+}
+
+func (u *userStack) setRoutes(routes []netip.Prefix) error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.behind = routes
+	return u.routeLocked(u.own, routes)
+}
+
+// routeLocked has routes to the networks of the own addresses and to those behind peers.
+func (u *userStack) routeLocked(own, behind []netip.Prefix) error {
+	var routes []tcpip.Route
+	for _, p := range append(slices.Clone(behind), own...) {
+		p = p.Masked()
+		subnet, err := tcpip.NewSubnet(tcpip.AddrFromSlice(p.Addr().AsSlice()), tcpip.MaskFromBytes(mask(p)))
+		if err != nil {
+			return fmt.Errorf("route to %s: %w", p, err)
+		}
+		routes = append(routes, tcpip.Route{Destination: subnet, NIC: nicID})
+	}
+	u.stack.SetRouteTable(routes)
 	return nil
 }
 

@@ -1,0 +1,485 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/edgeproxy/edgeproxy/config"
+	"github.com/edgeproxy/edgeproxy/crdt/sqlite"
+	"github.com/edgeproxy/edgeproxy/gossip/membership"
+	"github.com/edgeproxy/edgeproxy/proxy/route"
+	"github.com/edgeproxy/edgeproxy/wg"
+	"github.com/edgeproxy/edgeproxy/wg/device"
+	"github.com/rs/zerolog"
+)
+
+const (
+	overlayEvery = time.Second      // members and handshakes are looked at
+	overlayAgain = 10 * time.Second // a device that does not open is tried
+	// overlayLease is how old a POP's last word may be for it to carry the
+	// packets of others: its place is another's long before membership is sure.
+	overlayLease = 4 * time.Second
+)
+
+// overlay is this POP's WireGuard: a device that is what the plan made of the
+// rows and the members says, and this POP's own row. It outlives what can be
+// replaced of the POP. A device that does not work leaves the POP serving.
+type overlay struct {
+	node     string
+	cfg      *config.Config
+	networks wg.Networks
+	layout   wg.Layout
+	router   *route.Router
+	part     func() *replication // nil where the database is read-only
+	log      zerolog.Logger
+	keys     *overlayKeys // nil with broken
+	direct   net.Dialer   // of record streams
+	rows     atomic.Pointer[overlayRows]
+	poked    chan struct{}                     // size 1: rows or members changed
+	dialing  atomic.Pointer[device.Device]     // what user-space connections go through; nil: the kernel has them all
+	reach    atomic.Pointer[[]netip.Prefix]    // networks behind plain devices
+	peerAt   atomic.Pointer[map[string]string] // of record streams: where they go through the overlay, by where they would go without
+
+	rotating sync.Mutex // one change of the key at a time
+
+	mu       sync.Mutex
+	device   *device.Device // nil while it does not work
+	mode     device.Mode    // of the device, also while it is gone
+	broken   string         // why it does not work
+	retry    time.Time
+	addrs    []netip.Prefix // that the device has
+	plan     wg.Plan        // that it follows
+	roster   wg.Roster
+	problems []wg.Problem
+	changed  map[string]wg.Key // keys that POPs are changing to and were heard with
+	echoes   map[string]*echo  // by name
+	endSync  func()            // of the record streams' listener in the device
+
+	syncOf     *replication // whose listener that is
+	syncFailed bool         // there is none, as was logged
+}
+
+// newOverlay reads the key, and opens nothing. nil: it is off.
+func newOverlay(cfg *config.Config, node string, router *route.Router, log zerolog.Logger) (*overlay, error) {
+	networks, err := wg.ParseNetworks(cfg.WGNetworks)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", cfg.Origin("wg_networks"), err)
+	}
+	o := &overlay{
+		node: node, cfg: cfg, networks: networks, router: router, log: log.With().Str("component", "overlay").Logger(),
+		layout: wg.Layout{Topology: wg.Topology(cfg.WGTopology), Hubs: cfg.WGHubs, Networks: networks},
+		direct: net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3}},
+		poked:  make(chan struct{}, 1), changed: map[string]wg.Key{}, echoes: map[string]*echo{},
+	}
+	o.rows.Store(&overlayRows{})
+	if o.off() {
+		return o, nil
+	}
+	if o.keys, err = openOverlayKeys(cfg.DBPath + ".wg"); err != nil {
+		o.fail(err)
+	}
+	return o, nil
+}
+
+func (o *overlay) off() bool { return o.cfg.WG == "off" }
+
+// read takes over what the tables hold.
+func (o *overlay) read(pops, peers [][]any) {
+	o.rows.Store(readOverlay(pops, peers))
+	o.poke()
+}
+
+// poke has the overlay looked at soon.
+func (o *overlay) poke() {
+	select {
+	case o.poked <- struct{}{}:
+	default:
+	}
+}
+
+func (o *overlay) fail(err error) {
+	if o.broken != err.Error() {
+		o.log.Error().Err(err).Msg("overlay does not work: serving without it")
+	}
+	o.broken = err.Error()
+}
+
+// open makes the device, of the first kind that works. The rest of the POP asks
+// for it before it serves: which kind it is says how connections are relayed.
+func (o *overlay) open(now time.Time) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.openLocked(now)
+}
+
+func (o *overlay) openLocked(now time.Time) {
+	if o.off() || o.keys == nil || o.device != nil || now.Before(o.retry) {
+		return
+	}
+	o.retry = now.Add(overlayAgain)
+	modes := []device.Mode{device.Mode(o.cfg.WG)}
+	if o.cfg.WG == "auto" {
+		modes = []device.Mode{device.Kernel, device.TUN, device.Netstack}
+	}
+	if o.mode != "" {
+		modes = []device.Mode{o.mode} // connections are relayed as it needs
+	}
+	addrs := o.addresses()
+	var failures []string
+	for _, mode := range modes {
+		d, err := device.Open(device.Config{
+			Mode: mode, Interface: o.cfg.WGInterface, Port: uint16(o.cfg.WGPort), PrivateKey: o.keys.private(),
+			Addresses: addrs, MTU: o.cfg.WGMTU, Node: o.node,
+		}, o.log)
+		if err != nil {
+			failures = append(failures, fmt.Sprintf("%s: %v", mode, err))
+			continue
+		}
+		if len(failures) > 0 {
+			o.log.Info().Str("mode", string(mode)).Strs("instead_of", failures).Msg("overlay")
+		}
+		o.device, o.mode, o.broken, o.addrs, o.plan = d, mode, "", addrs, wg.Plan{}
+		if mode == device.Netstack {
+			o.dialing.Store(d)
+		}
+		o.log.Info().Str("mode", string(mode)).Str("interface", o.cfg.WGInterface).Uint16("port", d.Port()).Msg("overlay up")
+		return
+	}
+	o.fail(errors.New(strings.Join(failures, "; ")))
+}
+
+// addresses are this POP's by its row; before there is one, the one that
+// follows from its name.
+func (o *overlay) addresses() []netip.Prefix {
+	own, _ := o.rows.Load().own(o.node)
+	own.Name, own.Six = o.node, o.networks.POPSix(o.node)
+	if !own.Four.IsValid() || !o.networks.Contains(own.Four) {
+		own.Four = netip.Addr{}
+	}
+	return o.layout.Plan(o.node, wg.Roster{POPs: []wg.POP{own}}).Addresses
+}
+
+// userspace says whether backends in the overlay are reached through a stack in
+// this process only.
+func (o *overlay) userspace() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return !o.off() && (o.mode == device.Netstack || o.mode == "")
+}
+
+// run keeps device and row as they should be, until ctx ends; then the device is gone.
+func (o *overlay) run(ctx context.Context) {
+	defer o.close()
+	var echoing sync.WaitGroup
+	defer echoing.Wait()
+	if !o.off() {
+		echoing.Go(func() { o.echo(ctx) })
+	}
+	ticker := time.NewTicker(overlayEvery)
+	defer ticker.Stop()
+	for {
+		if o.off() {
+			o.withdraw(ctx)
+		} else {
+			o.reconcile(ctx, time.Now())
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-o.poked:
+		case <-ticker.C:
+		}
+	}
+}
+
+func (o *overlay) close() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.dropLocked()
+}
+
+// dropLocked closes the device.
+func (o *overlay) dropLocked() {
+	if o.endSync != nil {
+		o.endSync()
+		o.endSync, o.syncOf = nil, nil
+	}
+	if o.device != nil {
+		o.dialing.Store(nil)
+		if err := o.device.Close(); err != nil {
+			o.log.Warn().Err(err).Msg("overlay not taken down whole")
+		}
+		o.device = nil
+	}
+}
+
+// withdraw removes this POP's row, of a time when the overlay was on.
+func (o *overlay) withdraw(ctx context.Context) {
+	m := o.part()
+	if _, there := o.rows.Load().own(o.node); !there || m == nil {
+		return
+	}
+	err := m.store.Write(ctx, func(tx *sqlite.Tx) error {
+		_, err := tx.Delete(sqlite.WGPops, o.node)
+		return err
+	})
+	if err != nil && ctx.Err() == nil {
+		o.log.Warn().Err(err).Msg("this POP's row of the overlay is not removed yet")
+	}
+}
+
+// reconcile does once what follows from the rows, the members and the clock.
+func (o *overlay) reconcile(ctx context.Context, now time.Time) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.device != nil {
+		select {
+		case err := <-o.device.Failed():
+			o.dropLocked()
+			o.fail(err)
+			o.retry = now.Add(overlayEvery)
+		default:
+		}
+	}
+	o.openLocked(now)
+	m := o.part()
+	if o.device == nil || m == nil {
+		if m == nil && o.device != nil {
+			o.fail(errors.New("the database is read-only, so this POP takes no part in a mesh"))
+		}
+		return
+	}
+	if err := o.follow(ctx, m, now); err != nil && ctx.Err() == nil {
+		if o.broken != err.Error() {
+			o.log.Error().Err(err).Msg("overlay is not as planned, tried on")
+		}
+		o.broken = err.Error()
+		o.plan = wg.Plan{} // all of it again
+		return
+	}
+	o.broken = ""
+}
+
+// follow makes the device what the plan says now.
+func (o *overlay) follow(ctx context.Context, m *replication, now time.Time) error {
+	rows := o.rows.Load()
+	members := m.ring.Members()
+	o.heardNewKeys(rows)
+	pops := o.seen(rows, members, now)
+	roster, problems := wg.Settle(pops, rows.devices, o.networks, o.roster)
+	problems = append(slices.Clone(rows.problems), problems...)
+	for _, p := range roster.POPs {
+		if p.Topology != "" && p.Topology != o.layout.Topology {
+			problems = append(problems, wg.Problem{Name: p.Name, Message: fmt.Sprintf("plans by %s, this POP by %s: give all of them the same --wg-topology", p.Topology, o.layout.Topology)})
+		}
+	}
+	o.complain(problems)
+	if err := o.speak(ctx, m, rows, roster, members); err != nil {
+		return err
+	}
+	o.roster, o.problems = roster, problems
+	plan := o.layout.Plan(o.node, roster)
+	o.streamsThrough(m, roster, members)
+	if len(plan.Addresses) == 0 {
+		return nil // this POP's row is on its way into the picture
+	}
+	return o.apply(ctx, m, plan)
+}
+
+// apply changes the device from the plan that it follows.
+func (o *overlay) apply(ctx context.Context, m *replication, plan wg.Plan) error {
+	if !slices.Equal(plan.Addresses, o.addrs) {
+		if err := o.device.SetAddresses(plan.Addresses); err != nil {
+			return err
+		}
+		o.addrs = plan.Addresses
+		o.log.Info().Str("addresses", fmt.Sprint(plan.Addresses)).Msg("overlay addresses")
+	}
+	if !slices.Equal(plan.Routes, o.plan.Routes) {
+		if err := o.device.SetRoutes(plan.Routes); err != nil {
+			return err
+		}
+	}
+	o.reach.Store(&plan.Routes)
+	if plan.Forwards != o.plan.Forwards {
+		if err := o.device.SetForwarding(plan.Forwards); err != nil {
+			return err
+		}
+	}
+	changes := wg.Diff(o.plan, plan)
+	if err := o.device.Configure(changes); err != nil {
+		return err
+	}
+	for _, c := range changes {
+		o.log.Debug().Str("peer", c.Name).Stringer("key", c.Key).Bool("removed", c.Remove).Str("allowed_ips", fmt.Sprint(c.AllowedIPs)).Msg("overlay peer")
+	}
+	o.plan = plan
+	o.listenSync(ctx, m)
+	return nil
+}
+
+// complain logs problems that are new.
+func (o *overlay) complain(problems []wg.Problem) {
+	for _, p := range problems {
+		if !slices.Contains(o.problems, p) {
+			o.log.Warn().Str("peer", p.Name).Str("what", p.Message).Msg("overlay claim refused")
+		}
+	}
+}
+
+// heardNewKeys notes which POPs use the key that they said they would change to:
+// their traffic goes there from then on, before their row says so.
+func (o *overlay) heardNewKeys(rows *overlayRows) {
+	if !slices.ContainsFunc(rows.pops, func(p wg.POP) bool { return p.Next != (wg.Key{}) }) {
+		clear(o.changed)
+		return
+	}
+	peers, err := o.device.Peers()
+	if err != nil {
+		return
+	}
+	for _, p := range rows.pops {
+		if slices.ContainsFunc(peers, func(s wg.Status) bool { return s.Key == p.Next && !s.Handshake.IsZero() }) {
+			o.changed[p.Name] = p.Next
+		}
+	}
+}
+
+// seen is the rows with what is known of the POPs beside them. One that has
+// left the mesh is not among them; of one that has no row yet counts what its
+// tags say, without which the record streams could not go through the overlay.
+func (o *overlay) seen(rows *overlayRows, members []membership.Member, now time.Time) (pops []wg.POP) {
+	heard := map[string]time.Time{}
+	for _, r := range o.router.Reported(now) {
+		heard[r.POP] = r.At
+	}
+	status := map[string]string{}
+	for _, x := range members {
+		status[x.Name] = x.Status
+		if _, has := slices.BinarySearchFunc(rows.pops, x.Name, func(p wg.POP, name string) int { return strings.Compare(p.Name, name) }); !has && !x.Self {
+			if p, ok := o.tagged(x); ok {
+				pops = append(pops, p)
+			}
+		}
+	}
+	pops = append(pops, rows.pops...)
+	pops = slices.DeleteFunc(pops, func(p wg.POP) bool { return status[p.Name] == membership.StatusLeft })
+	for i := range pops {
+		p := &pops[i]
+		at, known := heard[p.Name]
+		p.Alive = p.Name == o.node || status[p.Name] == membership.StatusAlive && (!known || now.Sub(at) < overlayLease)
+		p.Changed = p.Next != (wg.Key{}) && o.changed[p.Name] == p.Next
+	}
+	return pops
+}
+
+// speak writes this POP's row where it is not what it should be.
+func (o *overlay) speak(ctx context.Context, m *replication, rows *overlayRows, roster wg.Roster, members []membership.Member) error {
+	now, next := o.keys.public()
+	old, there := rows.own(o.node)
+	own := old
+	own.Name, own.Region, own.Key, own.Next = o.node, o.cfg.Region, now, next
+	own.Six, own.Topology, own.Endpoint = o.networks.POPSix(o.node), o.layout.Topology, o.endpoint(members)
+	own.Alive, own.Changed = false, false
+	if len(m.waiting()) == 0 { // else it does not know yet what others have
+		held := slices.ContainsFunc(roster.POPs, func(p wg.POP) bool { return p.Name == o.node && p.Four.IsValid() })
+		if !held && o.networks.Four.IsValid() {
+			if own.Four = o.networks.POPFour(o.node, rows.taken(o.node)); own.Four != old.Four {
+				own.Claimed = m.now()
+			}
+		}
+	}
+	if own.Claimed == 0 {
+		own.Claimed = m.now()
+	}
+	if there && own == old {
+		return nil
+	}
+	err := m.store.Write(ctx, func(tx *sqlite.Tx) error {
+		return tx.Put(sqlite.WGPops, o.node, map[string]any{
+			"region": own.Region, "public_key": own.Key.String(), "next_key": null(own.Next.String()),
+			"address": nullAddr(own.Four), "address6": own.Six.String(), "endpoint": nullAddrPort(own.Endpoint),
+			"topology": string(own.Topology), "claimed_ms": own.Claimed,
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("write this POP's row of the overlay: %w", err)
+	}
+	m.picture.poke()
+	return nil
+}
+
+func null(s string) any {
+	if s == "" {
+		return nil
+	}
+	return s
+}
+
+func nullAddr(a netip.Addr) any {
+	if !a.IsValid() {
+		return nil
+	}
+	return a.String()
+}
+
+func nullAddrPort(a netip.AddrPort) any {
+	if !a.IsValid() {
+		return nil
+	}
+	return a.String()
+}
+
+// endpoint is where the others send to: the setting's, else the address that
+// this POP has for them in the ring.
+func (o *overlay) endpoint(members []membership.Member) netip.AddrPort {
+	switch {
+	case o.cfg.WGEndpoint == "none":
+		return netip.AddrPort{}
+	case o.cfg.WGEndpoint != "":
+		at, _ := netip.ParseAddrPort(o.cfg.WGEndpoint) // package config has checked it
+		return netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
+	}
+	for _, x := range members {
+		if x.Self && x.Addr.IsValid() {
+			return netip.AddrPortFrom(x.Addr.Addr(), o.device.Port())
+		}
+	}
+	return netip.AddrPort{}
+}
+
+// Reaches says whether an address is reached through DialContext only: it is in
+// the overlay, and the overlay is in this process. It is asked for every connection.
+func (o *overlay) Reaches(a netip.Addr) bool {
+	if o.dialing.Load() == nil {
+		return false
+	}
+	if o.networks.Contains(a) {
+		return true
+	}
+	if routes := o.reach.Load(); routes != nil {
+		for _, r := range *routes {
+			if r.Contains(a) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// DialContext connects through the overlay in this process.
+func (o *overlay) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
+	d := o.dialing.Load()
+	if d == nil {
+		return nil, errors.New("the overlay does not work now")
+	}
+	return d.DialContext(ctx, network, addr)
+}

@@ -1,0 +1,169 @@
+package node
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/edgeproxy/edgeproxy/wg"
+)
+
+// overlayRows are the tables wg_pops and wg_peers, as much as makes sense.
+type overlayRows struct {
+	pops     []wg.POP
+	devices  []wg.Device
+	problems []wg.Problem
+}
+
+// readOverlay reads the rows, whose columns are those of the tables. Who wrote
+// nonsense is named, and has no part in the overlay.
+func readOverlay(pops, peers [][]any) *overlayRows {
+	r := &overlayRows{}
+	for _, row := range pops {
+		p := rowReader{row: row}
+		pop := wg.POP{
+			Name: p.text(0), Region: p.text(1), Key: p.key(2, true), Next: p.key(3, false), Four: p.addr(4), Six: p.addr(5),
+			Endpoint: p.addrPort(6), Topology: wg.Topology(p.text(7)), Claimed: p.integer(8),
+		}
+		if r.sound(pop.Name, p.err) {
+			r.pops = append(r.pops, pop)
+		}
+	}
+	for _, row := range peers {
+		p := rowReader{row: row}
+		d := wg.Device{
+			Name: p.text(0), Region: p.text(1), Key: p.key(2, true), Four: p.addr(3), Six: p.addr(4),
+			Endpoint: p.addrPort(5), Via: p.list(6), Claimed: p.integer(8),
+		}
+		for _, text := range p.list(7) {
+			route, err := netip.ParsePrefix(text)
+			p.fail(err)
+			d.Routes = append(d.Routes, route)
+		}
+		if r.sound(d.Name, p.err) {
+			r.devices = append(r.devices, d)
+		}
+	}
+	return r
+}
+
+func (r *overlayRows) sound(name string, err error) bool {
+	if err == nil && name == "" {
+		err = errors.New("no name")
+	}
+	if err != nil {
+		r.problems = append(r.problems, wg.Problem{Name: name, Message: strings.ToValidUTF8(err.Error(), "\uFFFD")})
+	}
+	return err == nil
+}
+
+// own is this POP's row, as it is there.
+func (r *overlayRows) own(node string) (wg.POP, bool) {
+	i := slices.IndexFunc(r.pops, func(p wg.POP) bool { return p.Name == node })
+	if i < 0 {
+		return wg.POP{}, false
+	}
+	return r.pops[i], true
+}
+
+// taken says whether anybody but this POP claims an address.
+func (r *overlayRows) taken(node string) func(netip.Addr) bool {
+	all := map[netip.Addr]bool{}
+	for _, p := range r.pops {
+		if p.Name != node {
+			all[p.Four] = true
+		}
+	}
+	for _, d := range r.devices {
+		all[d.Four] = true
+	}
+	return func(a netip.Addr) bool { return all[a] }
+}
+
+// rowReader reads one row; the first thing wrong is its error.
+type rowReader struct {
+	row []any
+	err error
+}
+
+func (p *rowReader) fail(err error) { p.err = cmp.Or(p.err, err) }
+
+// text is a column of text, empty for NULL.
+func (p *rowReader) text(i int) string {
+	if i >= len(p.row) {
+		p.fail(fmt.Errorf("row has %d columns", len(p.row)))
+		return ""
+	}
+	switch v := p.row[i].(type) {
+	case nil:
+		return ""
+	case string:
+		return v
+	case []byte:
+		return string(v)
+	default:
+		p.fail(fmt.Errorf("column %d is %T, want text", i+1, v))
+		return ""
+	}
+}
+
+func (p *rowReader) integer(i int) int64 {
+	if i >= len(p.row) || p.row[i] == nil {
+		return 0
+	}
+	n, ok := p.row[i].(int64)
+	if !ok {
+		p.fail(fmt.Errorf("column %d is %T, want an integer", i+1, p.row[i]))
+	}
+	return n
+}
+
+func (p *rowReader) key(i int, required bool) wg.Key {
+	text := p.text(i)
+	if text == "" && !required {
+		return wg.Key{}
+	}
+	key, err := wg.ParseKey(text)
+	p.fail(err)
+	return key
+}
+
+func (p *rowReader) addr(i int) netip.Addr {
+	text := p.text(i)
+	if text == "" {
+		return netip.Addr{}
+	}
+	a, err := netip.ParseAddr(text)
+	if err == nil && (a.Is4In6() || a.Zone() != "") {
+		err = fmt.Errorf("address %q: want a plain IPv4 or IPv6 address", text)
+	}
+	p.fail(err)
+	return a
+}
+
+// addrPort is where to send to. What nobody should send to is an error: a peer
+// could have us shout at others.
+func (p *rowReader) addrPort(i int) netip.AddrPort {
+	text := p.text(i)
+	if text == "" {
+		return netip.AddrPort{}
+	}
+	a, err := netip.ParseAddrPort(text)
+	if err == nil && (a.Port() == 0 || a.Addr().IsUnspecified() || a.Addr().IsMulticast() || a.Addr() == netip.AddrFrom4([4]byte{255, 255, 255, 255})) {
+		err = fmt.Errorf("endpoint %q: want the address and port of one host", text)
+	}
+	p.fail(err)
+	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+}
+
+func (p *rowReader) list(i int) (list []string) {
+	for item := range strings.SplitSeq(p.text(i), ",") {
+		if item = strings.TrimSpace(item); item != "" {
+			list = append(list, item)
+		}
+	}
+	return list
+}
