@@ -67,11 +67,16 @@ type backend struct {
 // startBackend runs a backend until the test ends.
 func startBackend(t testing.TB, id, region string) *backend {
 	t.Helper()
+	return serveBackend(t, id, region, listen(t))
+}
+
+// serveBackend is startBackend on a listener of the test's.
+func serveBackend(t testing.TB, id, region string, ln net.Listener) *backend {
+	t.Helper()
 	b, err := mockbackend.NewTCP(mockbackend.Config{ID: id, Region: region})
 	if err != nil {
 		t.Fatal(err)
 	}
-	ln := listen(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1) // one result, fetched at the end
 	go func() { done <- b.Serve(ctx, ln) }()
@@ -89,24 +94,11 @@ func (b *backend) row() row { return at(b.ID(), b.Region(), b.addr) }
 // startBackendOn is startBackend on an address that others reach.
 func startBackendOn(t testing.TB, id, region, host string) netip.AddrPort {
 	t.Helper()
-	b, err := mockbackend.NewTCP(mockbackend.Config{ID: id, Region: region})
-	if err != nil {
-		t.Fatal(err)
-	}
 	ln, err := net.Listen("tcp", host+":0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1) // one result, fetched at the end
-	go func() { done <- b.Serve(ctx, ln) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("backend %s: %v", id, err)
-		}
-	})
-	return addrOf(ln)
+	return serveBackend(t, id, region, ln).addr
 }
 
 // startBackends runs one in each region, named as in sa-1.

@@ -15,7 +15,7 @@ import (
 //	here ----- bridge ----- POP 0
 //	             +--------- POP 1 ...
 type network struct {
-	name   string // of our end, and how those of the namespaces begin
+	name   string // of our end
 	subnet string // first three bytes
 	spaces []string
 }
@@ -32,15 +32,16 @@ func ip(args ...string) error {
 // needs root.
 func newNetwork(t testing.TB, n int) *network {
 	t.Helper()
-	pid := os.Getpid()
-	net := &network{name: fmt.Sprintf("ep%d", pid%1000000), subnet: fmt.Sprintf("10.%d.%d", 100+pid%100, pid/100%250)}
+	// The kernel takes its time with a namespace that is removed: our end and the subnet are another network's too.
+	pid, run := os.Getpid(), int(spaceRuns.Add(1))
+	net := &network{name: fmt.Sprintf("ep%d.%d", pid%100000, run), subnet: fmt.Sprintf("10.%d.%d", 100+pid%100, (pid/100+run)%250)}
 	must := func(args ...string) {
 		t.Helper()
 		if err := ip(args...); err != nil {
 			t.Fatalf("EDGEPROXY_TEST=netns needs root, iproute2 and nftables: %v", err)
 		}
 	}
-	hub := net.name + "-hub"
+	hub := fmt.Sprintf("ep%d-hub", pid)
 	made := func(space string) {
 		t.Helper()
 		must("netns", "add", space)
@@ -64,7 +65,7 @@ func newNetwork(t testing.TB, n int) *network {
 	must("addr", "add", net.here()+"/24", "dev", net.name)
 	must("link", "set", net.name, "up")
 	for i := range n {
-		space := fmt.Sprintf("%s-%d", net.name, i)
+		space := fmt.Sprintf("ep%d-%d", pid, 100*run+i)
 		made(space)
 		net.spaces = append(net.spaces, space)
 		plug(fmt.Sprintf("pop%d", i), "eth0", "netns", space)
