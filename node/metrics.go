@@ -104,6 +104,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	counter(descChecks, float64(n.vigil.checker.OK.Load()), "ok")
 	counter(descChecks, float64(n.vigil.checker.Failed.Load()), "failed")
 	c.backends(gauge, counter, out)
+	c.overlay(gauge, counter)
 	if n.mesh() != nil {
 		c.mesh(gauge, counter, out)
 	}

@@ -40,8 +40,8 @@ type overlay struct {
 	router   *route.Router
 	part     func() *replication // nil where the database is read-only
 	log      zerolog.Logger
-	keys     *overlayKeys // nil with broken
-	direct   net.Dialer   // of record streams
+	keys     overlayKeys
+	direct   net.Dialer // of record streams
 	rows     atomic.Pointer[overlayRows]
 	poked    chan struct{}                     // size 1: rows or members changed
 	dialing  atomic.Pointer[device.Device]     // what user-space connections go through; nil: the kernel has them all
@@ -67,7 +67,7 @@ type overlay struct {
 	syncFailed bool         // there is none, as was logged
 }
 
-// newOverlay reads the key, and opens nothing. nil: it is off.
+// newOverlay opens nothing.
 func newOverlay(cfg *config.Config, node string, router *route.Router, log zerolog.Logger) (*overlay, error) {
 	networks, err := wg.ParseNetworks(cfg.WGNetworks)
 	if err != nil {
@@ -80,12 +80,7 @@ func newOverlay(cfg *config.Config, node string, router *route.Router, log zerol
 		poked:  make(chan struct{}, 1), changed: map[string]wg.Key{}, echoes: map[string]*echo{},
 	}
 	o.rows.Store(&overlayRows{})
-	if o.off() {
-		return o, nil
-	}
-	if o.keys, err = openOverlayKeys(cfg.DBPath + ".wg"); err != nil {
-		o.fail(err)
-	}
+	o.keys.path = cfg.DBPath + ".wg"
 	return o, nil
 }
 
@@ -121,10 +116,14 @@ func (o *overlay) open(now time.Time) {
 }
 
 func (o *overlay) openLocked(now time.Time) {
-	if o.off() || o.keys == nil || o.device != nil || now.Before(o.retry) {
+	if o.off() || o.device != nil || now.Before(o.retry) {
 		return
 	}
 	o.retry = now.Add(overlayAgain)
+	if err := o.keys.open(); err != nil {
+		o.fail(err)
+		return
+	}
 	modes := []device.Mode{device.Mode(o.cfg.WG)}
 	if o.cfg.WG == "auto" {
 		modes = []device.Mode{device.Kernel, device.TUN, device.Netstack}
@@ -151,6 +150,9 @@ func (o *overlay) openLocked(now time.Time) {
 			o.dialing.Store(d)
 		}
 		o.log.Info().Str("mode", string(mode)).Str("interface", o.cfg.WGInterface).Uint16("port", d.Port()).Msg("overlay up")
+		if m := o.part(); m != nil && m.ring != nil {
+			m.retagSoon() // the key may be new
+		}
 		return
 	}
 	o.fail(errors.New(strings.Join(failures, "; ")))

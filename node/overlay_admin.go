@@ -23,10 +23,8 @@ func (o *overlay) view() (api.WG, error) {
 		return v, nil
 	}
 	v.Mode, v.Interface, v.Port, v.Topology, v.Error = "", o.cfg.WGInterface, uint16(o.cfg.WGPort), o.cfg.WGTopology, o.broken
-	if o.keys != nil {
-		now, next := o.keys.public()
-		v.PublicKey, v.NextKey = now.String(), next.String()
-	}
+	now, next := o.keys.public()
+	v.PublicKey, v.NextKey = now.String(), next.String()
 	for _, p := range o.problems {
 		v.Problems = append(v.Problems, p.String())
 	}
@@ -122,7 +120,7 @@ func (o *overlay) rotate(ctx context.Context, m *replication) (r api.WGRotation,
 	}
 	defer o.rotating.Unlock()
 	o.mu.Lock()
-	up := o.device != nil && o.keys != nil
+	up := o.device != nil
 	o.mu.Unlock()
 	if !up {
 		return r, fmt.Errorf("%w: the overlay does not work now: \"edgeproxy wg status\" says why", api.ErrConflict)

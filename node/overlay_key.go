@@ -22,41 +22,50 @@ type overlayKeys struct {
 	path string
 
 	mu        sync.Mutex
-	now, next [32]byte // next: zeros where the key is not being changed
+	now, next [32]byte // now: zeros before open; next: zeros where the key is not being changed
 }
 
-// openOverlayKeys reads the file, or makes it with a new key.
-func openOverlayKeys(path string) (*overlayKeys, error) {
-	k := &overlayKeys{path: path}
-	info, err := os.Stat(path)
+// open reads the file, or makes it with a new key. It may be called again where it failed.
+func (k *overlayKeys) open() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.now != ([32]byte{}) {
+		return nil
+	}
+	info, err := os.Stat(k.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		k.now = newOverlayKey()
-		return k, k.saveLocked()
+		if err = k.saveLocked(); err != nil {
+			k.now = [32]byte{}
+		}
+		return err
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read this POP's WireGuard key: %w", err)
+		return fmt.Errorf("read this POP's WireGuard key: %w", err)
 	}
 	if mode := info.Mode().Perm(); mode&0o077 != 0 {
-		return nil, fmt.Errorf("%s has mode %04o, so that others on this machine can read this POP's WireGuard key: chmod 600 it, or, if others may have read it, remove it for a new one", path, mode)
+		return fmt.Errorf("%s has mode %04o, so that others on this machine can read this POP's WireGuard key: chmod 600 it, or, if others may have read it, remove it for a new one", k.path, mode)
 	}
-	body, err := os.ReadFile(path)
+	body, err := os.ReadFile(k.path)
 	if err != nil {
-		return nil, fmt.Errorf("read this POP's WireGuard key: %w", err)
+		return fmt.Errorf("read this POP's WireGuard key: %w", err)
 	}
+	var first [32]byte
 	for i, line := range strings.Fields(string(body)) {
 		key, err := base64.StdEncoding.DecodeString(line)
 		if err != nil || len(key) != 32 || i > 1 || [32]byte(key) == ([32]byte{}) {
-			return nil, fmt.Errorf("%s does not hold a WireGuard key as \"wg genkey\" prints it: restore it, or remove it for a new one", path)
+			return fmt.Errorf("%s does not hold a WireGuard key as \"wg genkey\" prints it: restore it, or remove it for a new one", k.path)
 		}
 		if i == 0 {
-			k.now = [32]byte(key)
+			first = [32]byte(key)
 		}
 		// A next one belongs to a change that was cut off: whoever has begun it begins anew.
 	}
-	if k.now == ([32]byte{}) {
-		return nil, fmt.Errorf("%s is empty: restore it, or remove it for a new WireGuard key", path)
+	if first == ([32]byte{}) {
+		return fmt.Errorf("%s is empty: restore it, or remove it for a new WireGuard key", k.path)
 	}
-	return k, nil
+	k.now = first
+	return nil
 }
 
 // newOverlayKey is a clamped Curve25519 scalar (RFC 7748, section 5), as "wg genkey" makes it.
@@ -75,16 +84,20 @@ func publicKey(private [32]byte) wg.Key {
 	return wg.Key(key.PublicKey().Bytes())
 }
 
+// private is the key in use, zeros before open.
 func (k *overlayKeys) private() [32]byte {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.now
 }
 
-// public are the keys for the others; next is zero where there is none.
+// public are the keys for the others; zero where there is none.
 func (k *overlayKeys) public() (now, next wg.Key) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if k.now == ([32]byte{}) {
+		return now, next
+	}
 	if k.next != ([32]byte{}) {
 		next = publicKey(k.next)
 	}

@@ -13,7 +13,7 @@ import (
 
 // overlayRows are the tables wg_pops and wg_peers, as much as makes sense.
 type overlayRows struct {
-	pops     []wg.POP
+	pops     []wg.POP // by name
 	devices  []wg.Device
 	problems []wg.Problem
 }
@@ -47,6 +47,7 @@ func readOverlay(pops, peers [][]any) *overlayRows {
 			r.devices = append(r.devices, d)
 		}
 	}
+	slices.SortFunc(r.pops, func(a, b wg.POP) int { return strings.Compare(a.Name, b.Name) })
 	return r
 }
 

@@ -18,10 +18,10 @@ const tagWG = "wg"
 
 // tag is this POP's own; empty where the overlay is off.
 func (o *overlay) tag() string {
-	if o.off() || o.keys == nil || o.cfg.WGEndpoint == "none" {
+	key, _ := o.keys.public()
+	if o.off() || key == (wg.Key{}) || o.cfg.WGEndpoint == "none" {
 		return ""
 	}
-	key, _ := o.keys.public()
 	port := strconv.Itoa(o.cfg.WGPort)
 	if o.cfg.WGEndpoint != "" {
 		port = o.cfg.WGEndpoint

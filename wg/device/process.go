@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/rs/zerolog"
 	"golang.zx2c4.com/wireguard/conn"
@@ -102,5 +103,15 @@ func libraryLog(log zerolog.Logger) *wireguard.Logger {
 			}
 		}
 	}
-	return &wireguard.Logger{Verbosef: say(log.Debug), Errorf: say(log.Error)}
+	// What it calls an error heals by itself, or Configure and the like return it.
+	// It is said every few seconds for each peer.
+	few := log.Sample(&zerolog.BurstSampler{Burst: 5, Period: time.Minute})
+	warn := func(format string, args ...any) {
+		event := few.Warn
+		if len(args) > 0 && fmt.Sprint(args[len(args)-1]) == "no known endpoint for peer" {
+			event = log.Debug // it comes by itself, and has not yet
+		}
+		say(event)(format, args...)
+	}
+	return &wireguard.Logger{Verbosef: say(log.Debug), Errorf: warn}
 }
