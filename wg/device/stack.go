@@ -201,7 +201,8 @@ func (u *userStack) listen(ctx context.Context, at netip.AddrPort) (net.Listener
 	if terr != nil {
 		return fail(errnoOf("socket", terr))
 	}
-	address := tcpip.FullAddress{NIC: nicID, Port: at.Port()}
+	ep.SocketOptions().SetReuseAddress(true)      // as package net does
+	address := tcpip.FullAddress{Port: at.Port()} // with the NIC's number it takes addresses that are not ours
 	if !at.Addr().IsUnspecified() {
 		address.Addr = tcpip.AddrFromSlice(at.Addr().AsSlice())
 	}
