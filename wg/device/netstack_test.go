@@ -237,7 +237,7 @@ func TestListen(t *testing.T) {
 	if port == 0 {
 		t.Error("no port")
 	}
-	if _, err := a.Listen(t.Context(), netip.AddrPortFrom(a.v6, uint16(port))); !errors.Is(err, syscall.EADDRINUSE) {
+	if _, err := a.Listen(t.Context(), netip.AddrPortFrom(netip.IPv6Unspecified(), uint16(port))); !errors.Is(err, syscall.EADDRINUSE) {
 		t.Errorf("same port: %v, want EADDRINUSE", err)
 	}
 	if _, err := a.Listen(t.Context(), netip.MustParseAddrPort("10.50.0.2:80")); !errors.Is(err, syscall.EADDRNOTAVAIL) {
