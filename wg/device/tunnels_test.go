@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -265,6 +266,16 @@ func TestClose(t *testing.T) {
 	asks(t, c, "hello")
 	result := make(chan error, 1)
 	go func() { _, err := c.Read(make([]byte, 1)); result <- err }()
+	reset := b.serve(t, b.at(81), func(c net.Conn) error {
+		defer c.Close()
+		_, err := io.Copy(io.Discard, c)
+		return err
+	})
+	asked, err := a.DialContext(within(t, 20*time.Second), "tcp", b.at(81).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer asked.Close()
 	l, err := a.Listen(t.Context(), a.at(80))
 	if err != nil {
 		t.Fatal(err)
@@ -285,6 +296,15 @@ func TestClose(t *testing.T) {
 		case <-time.After(10 * time.Second):
 			t.Errorf("%s still waits", what)
 		}
+	}
+	// The other side need not find out by itself.
+	select {
+	case err := <-reset:
+		if !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("the other side read %v, want ECONNRESET", err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("the other side still waits")
 	}
 	if err := a.Configure(diff(nil, []wg.Peer{b.peer()})); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("configure after close: %v, want ErrClosed", err)
