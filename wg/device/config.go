@@ -114,3 +114,7 @@ func foreign(name string) error {
 func portTaken(port uint16) error {
 	return fmt.Errorf("UDP port %d %w: name another with --wg-port", port, ErrPortTaken)
 }
+
+func gone(name string) error {
+	return fmt.Errorf("interface %s is gone: someone has deleted it", name)
+}

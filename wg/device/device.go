@@ -29,7 +29,11 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+<<<<<<< HEAD
 	"time"
+=======
+	"sync/atomic"
+>>>>>>> wg-device
 
 	"github.com/rs/zerolog"
 
@@ -63,6 +67,7 @@ type Device struct {
 	network network
 	port    uint16
 	failed  chan error
+	closing atomic.Bool // we, so that it has not failed
 
 	mu     sync.Mutex // one change at a time
 	closed bool
@@ -114,7 +119,11 @@ func (d *Device) start() error {
 }
 
 // fail is called at most once, by the goroutine that watches the device.
-func (d *Device) fail(err error) { d.failed <- err }
+func (d *Device) fail(err error) {
+	if !d.closing.Load() {
+		d.failed <- err
+	}
+}
 
 // Mode says where WireGuard runs.
 func (d *Device) Mode() Mode { return d.cfg.Mode }
@@ -190,7 +199,9 @@ func (d *Device) Listen(ctx context.Context, addr netip.AddrPort) (net.Listener,
 }
 
 // Close removes everything that Open made, and waits for what runs. Twice is safe.
+// Connections inside the device's own stack are reset.
 func (d *Device) Close() error {
+	d.closing.Store(true)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed {

@@ -2,12 +2,16 @@ package device
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	mathrand "math/rand/v2"
 	"net"
 	"net/netip"
+	"os"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -74,5 +78,189 @@ func TestTransfer(t *testing.T) {
 				t.Error("what arrived is not what was sent")
 			}
 		})
+	}
+}
+
+func TestHalfClose(t *testing.T) {
+	a, b := newPOP(t, 1), newPOP(t, 2)
+	join(t, a, b)
+	for family, at := range b.families(80) {
+		t.Run(family+", who dials first", func(t *testing.T) {
+			done := b.serve(t, at, func(c net.Conn) error {
+				defer c.Close()
+				got, err := io.ReadAll(c)
+				if err != nil {
+					return err
+				}
+				_, err = c.Write(append(got, " yes"...))
+				return err
+			})
+			c := a.dialTCP(t, at)
+			fmt.Fprint(c, "question")
+			if err := c.CloseWrite(); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := c.Write([]byte("more")); !errors.Is(err, syscall.EPIPE) {
+				t.Errorf("write after CloseWrite: %v, want EPIPE", err)
+			}
+			if got, err := io.ReadAll(c); string(got) != "question yes" || err != nil {
+				t.Errorf("answer %q, %v", got, err)
+			}
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		})
+		t.Run(family+", who accepts first", func(t *testing.T) {
+			done := b.serve(t, at, func(c net.Conn) error {
+				defer c.Close()
+				if err := c.(*stackConn).CloseWrite(); err != nil {
+					return err
+				}
+				got, err := io.ReadAll(c)
+				if string(got) != "still here" {
+					return fmt.Errorf("read %q, %w", got, err)
+				}
+				return err
+			})
+			c := a.dialTCP(t, at)
+			if got, err := io.ReadAll(c); len(got) > 0 || err != nil {
+				t.Errorf("read %q, %v", got, err)
+			}
+			fmt.Fprint(c, "still here")
+			if err := c.CloseWrite(); err != nil {
+				t.Error(err)
+			}
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestReset(t *testing.T) {
+	a, b := newPOP(t, 1), newPOP(t, 2)
+	join(t, a, b)
+	for family, at := range b.families(80) {
+		t.Run(family, func(t *testing.T) {
+			done := b.serve(t, at, func(c net.Conn) error {
+				if _, err := c.Read(make([]byte, 5)); err != nil {
+					return err
+				}
+				if err := c.(*stackConn).SetLinger(0); err != nil {
+					return err
+				}
+				return c.Close()
+			})
+			c := a.dialTCP(t, at)
+			fmt.Fprint(c, "hello")
+			if err := <-done; err != nil {
+				t.Fatal(err)
+			}
+			if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("read: %v, want ECONNRESET", err)
+			}
+		})
+	}
+}
+
+func TestDialErrors(t *testing.T) {
+	a, b := newPOP(t, 1), newPOP(t, 2)
+	join(t, a, b)
+	for family, at := range b.families(81) {
+		if _, err := a.DialContext(within(t, 20*time.Second), "tcp", at.String()); !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Errorf("%s, nobody listens: %v, want ECONNREFUSED", family, err)
+		}
+	}
+	start := time.Now()
+	_, err := a.DialContext(within(t, 50*time.Millisecond), "tcp", "10.50.0.99:80")
+	if timeout := net.Error(nil); !errors.Is(err, context.DeadlineExceeded) || !errors.As(err, &timeout) || !timeout.Timeout() {
+		t.Errorf("no such peer: %v, want a timeout", err)
+	}
+	if took := time.Since(start); took > 5*time.Second {
+		t.Errorf("the timeout of 50 ms took %v", took)
+	}
+	if _, err := a.DialContext(within(t, 20*time.Second), "tcp", "192.0.2.1:80"); !errors.Is(err, syscall.ENETUNREACH) && !errors.Is(err, syscall.EHOSTUNREACH) {
+		t.Errorf("outside of the network: %v, want it unreachable", err)
+	}
+	for _, bad := range []struct{ network, addr string }{{"tcp", "name:80"}, {"tcp", "10.50.0.2"}, {"udp", "10.50.0.2:80"}, {"tcp6", "10.50.0.2:80"}} {
+		if c, err := a.DialContext(t.Context(), bad.network, bad.addr); err == nil {
+			c.Close()
+			t.Errorf("dialed %s %s", bad.network, bad.addr)
+		}
+	}
+}
+
+func TestDeadlinesAndClose(t *testing.T) {
+	a, b := newPOP(t, 1), newPOP(t, 2)
+	join(t, a, b)
+	hold := make(chan struct{})
+	done := b.serve(t, b.at(80), func(c net.Conn) error { <-hold; return c.Close() })
+	c := a.dialTCP(t, b.at(80))
+	c.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("read: %v, want a timeout", err)
+	}
+	c.SetReadDeadline(time.Time{})
+	result := make(chan error, 1)
+	go func() { _, err := c.Read(make([]byte, 1)); result <- err }()
+	c.SetReadDeadline(time.Now()) // also binds a read that waits
+	if err := <-result; !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("read: %v, want a timeout", err)
+	}
+	c.SetDeadline(time.Now().Add(50 * time.Millisecond))
+	big := make([]byte, 64<<20)
+	if n, err := c.Write(big); !errors.Is(err, os.ErrDeadlineExceeded) || n == 0 {
+		t.Errorf("write to who does not read: %d, %v, want a timeout", n, err)
+	}
+	c.SetDeadline(time.Time{})
+	go func() { _, err := c.Read(make([]byte, 1)); result <- err }()
+	c.Close()
+	if err := <-result; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("read: %v, want ErrClosed", err)
+	}
+	if err := c.Close(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("second close: %v, want ErrClosed", err)
+	}
+	close(hold)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestListen(t *testing.T) {
+	a := newPOP(t, 1)
+	l, err := a.Listen(t.Context(), netip.MustParseAddrPort("[::]:0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := l.Addr().(*net.TCPAddr).Port
+	if port == 0 {
+		t.Error("no port")
+	}
+	if _, err := a.Listen(t.Context(), netip.AddrPortFrom(netip.IPv6Unspecified(), uint16(port))); !errors.Is(err, syscall.EADDRINUSE) {
+		t.Errorf("same port: %v, want EADDRINUSE", err)
+	}
+	if _, err := a.Listen(t.Context(), netip.MustParseAddrPort("10.50.0.2:80")); !errors.Is(err, syscall.EADDRNOTAVAIL) {
+		t.Errorf("not ours: %v, want EADDRNOTAVAIL", err)
+	}
+	// Of both families, and to itself.
+	for family, at := range a.families(uint16(port)) {
+		c, err := a.DialContext(within(t, 10*time.Second), "tcp", at.String())
+		if err != nil {
+			t.Errorf("%s: %v", family, err)
+			continue
+		}
+		s, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Close()
+		c.Close()
+	}
+	result := make(chan error, 1)
+	go func() { _, err := l.Accept(); result <- err }()
+	l.Close()
+	if err := <-result; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("accept: %v, want ErrClosed", err)
 	}
 }

@@ -3,6 +3,7 @@ package device
 import (
 	"os"
 	"sync"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 )
@@ -63,9 +64,11 @@ func newFrame(packet []byte) *frame {
 type outbox struct {
 	mu     sync.Mutex
 	ready  sync.Cond // of the reader: something is there
-	space  sync.Cond // of writers: the reader has taken all
+	space  sync.Cond // of writers: the reader has taken all; and of settle
 	queue  []outgoing
 	bytes  int
+	used   bool
+	idle   bool // the reader waits
 	closed bool
 }
 
@@ -90,6 +93,7 @@ func (b *outbox) put(o outgoing, wait bool) bool {
 	}
 	b.queue = append(b.queue, o)
 	b.bytes += o.size()
+	b.used, b.idle = true, false
 	if len(b.queue) == 1 {
 		b.ready.Signal()
 	}
@@ -102,6 +106,10 @@ func (b *outbox) take(empty []outgoing) ([]outgoing, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for len(b.queue) == 0 && !b.closed {
+		if !b.idle {
+			b.idle = true
+			b.space.Broadcast()
+		}
 		b.ready.Wait()
 	}
 	if b.closed {
@@ -114,6 +122,25 @@ func (b *outbox) take(empty []outgoing) ([]outgoing, error) {
 	}
 	b.bytes = 0
 	return taken, nil
+}
+
+// settle waits until the reader has passed on all that it has taken. It is
+// false where there was never anything.
+func (b *outbox) settle(most time.Duration) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	late := false
+	timer := time.AfterFunc(most, func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		late = true
+		b.space.Broadcast()
+	})
+	defer timer.Stop()
+	for b.used && !b.idle && !late && !b.closed {
+		b.space.Wait()
+	}
+	return b.used && !b.closed
 }
 
 // close wakes everybody. Twice is safe.

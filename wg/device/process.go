@@ -17,18 +17,14 @@ import (
 
 // process is wireguard-go in this process.
 type process struct {
-	dev     *wireguard.Device
-	socket  *socket // for wg(8); nil: none
-	closing chan struct{}
-	watch   sync.WaitGroup
+	dev    *wireguard.Device
+	socket *socket // for wg(8); nil: none
+	watch  sync.WaitGroup
 }
 
 // startProcess runs WireGuard on nic, which it closes also if it fails.
 func startProcess(cfg Config, nic tun.Device, log zerolog.Logger, fail func(error)) (*process, error) {
-	p := &process{
-		dev:     wireguard.NewDevice(nic, conn.NewDefaultBind(), libraryLog(log)),
-		closing: make(chan struct{}),
-	}
+	p := &process{dev: wireguard.NewDevice(nic, conn.NewDefaultBind(), libraryLog(log))}
 	order := encodeKey(cfg.PrivateKey) + fmt.Sprintf("listen_port=%d\n", cfg.Port)
 	if err := p.dev.IpcSet(order); err != nil {
 		p.dev.Close()
@@ -48,15 +44,8 @@ func startProcess(cfg Config, nic tun.Device, log zerolog.Logger, fail func(erro
 		}
 	}
 	p.watch.Go(func() {
-		select {
-		case <-p.dev.Wait():
-			select {
-			case <-p.closing:
-			default:
-				fail(fmt.Errorf("interface %s is gone: someone has deleted it", cfg.Interface))
-			}
-		case <-p.closing:
-		}
+		<-p.dev.Wait() // closed by us, or by itself when it cannot read
+		fail(gone(cfg.Interface))
 	})
 	return p, nil
 }
@@ -84,7 +73,6 @@ func (p *process) status() (deviceStatus, error) {
 }
 
 func (p *process) close() error {
-	close(p.closing)
 	var err error
 	if p.socket != nil {
 		err = p.socket.close()

@@ -220,7 +220,8 @@ func (u *userStack) listen(ctx context.Context, at netip.AddrPort) (net.Listener
 	if terr != nil {
 		return fail(errnoOf("socket", terr))
 	}
-	address := tcpip.FullAddress{NIC: nicID, Port: at.Port()}
+	ep.SocketOptions().SetReuseAddress(true)      // as package net does
+	address := tcpip.FullAddress{Port: at.Port()} // with the NIC's number it takes addresses that are not ours
 	if !at.Addr().IsUnspecified() {
 		address.Addr = tcpip.AddrFromSlice(at.Addr().AsSlice())
 	}
@@ -236,9 +237,20 @@ func (u *userStack) listen(ctx context.Context, at netip.AddrPort) (net.Listener
 	return l, nil
 }
 
+// parting is what the last packets are given to leave: ends of connections
+// that have just been closed, and resets of those still open. Without them the
+// other side would wait for minutes.
+const (
+	parting = 100 * time.Millisecond // for the outbox, which takes far less unless WireGuard is stuck
+	sending = 5 * time.Millisecond   // from there to the UDP socket
+)
+
 // close resets what is still open.
 func (u *userStack) close() error {
 	u.stack.Close()
+	if u.packets.out.settle(parting) {
+		time.Sleep(sending)
+	}
 	u.packets.out.close() // whoever waits to send does so no longer
 	u.stack.Wait()
 	return nil

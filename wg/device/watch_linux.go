@@ -1,7 +1,6 @@
 package device
 
 import (
-	"fmt"
 	"sync"
 
 	"github.com/vishvananda/netlink"
@@ -25,7 +24,7 @@ func watchLink(l *systemLink, fail func(error)) (*linkWatch, error) {
 		for u := range updates { // until done; or the library has given up
 			if !failed && u.Header.Type == unix.RTM_DELLINK && int(u.Index) == l.link.Attrs().Index {
 				failed = true
-				fail(fmt.Errorf("interface %s is gone: someone has deleted it", l.name))
+				fail(gone(l.name))
 			}
 		}
 	})
