@@ -222,7 +222,7 @@ func (n *wgNet) traces(t testing.TB, i int) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text := strings.Join(sockets, "\n") + n.must(t, i, "sh", "-c", "ip -o link show | cut -d: -f2; ip rule; ip -6 rule; ip route show table all; nft list ruleset")
+	text := strings.Join(sockets, "\n") + n.must(t, i, "sh", "-c", "ip -o link show | cut -d: -f2; ip rule; ip -6 rule; ip -4 route show table all; nft list ruleset")
 	six, err := n.in(i, "sh", "-c", "ip -6 route show table all | grep -e wg0 -e '^fd' -e ' fd' || true")
 	if err != nil {
 		t.Fatal(err)

@@ -65,14 +65,16 @@ func (p *pop) says(t testing.TB, args ...string) string {
 	return out
 }
 
-// peer is the one with this name.
-func (s wgStatus) peer(name string) (wgPeer, error) {
+// peer is the one with this name: of a POP that changes its key, which is
+// there twice, the one that was heard last.
+func (s wgStatus) peer(name string) (found wgPeer, err error) {
+	err = fmt.Errorf("no peer %s in %q", name, s.names(""))
 	for _, p := range s.Peers {
-		if p.Name == name {
-			return p, nil
+		if p.Name == name && (err != nil || p.Handshake.After(found.Handshake)) {
+			found, err = p, nil
 		}
 	}
-	return wgPeer{}, fmt.Errorf("no peer %s in %q", name, s.names(""))
+	return found, err
 }
 
 // names are those of the peers of a kind, in order; "" is any kind.
@@ -84,7 +86,7 @@ func (s wgStatus) names(kind string) []string {
 		}
 	}
 	slices.Sort(names)
-	return names
+	return slices.Compact(names)
 }
 
 // overlay waits until a POP has addresses of both families in the overlay.
