@@ -29,11 +29,8 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
-<<<<<<< HEAD
 	"time"
-=======
 	"sync/atomic"
->>>>>>> wg-device
 
 	"github.com/rs/zerolog"
 
