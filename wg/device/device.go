@@ -29,8 +29,8 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
-	"time"
 	"sync/atomic"
+	"time"
 
 	"github.com/rs/zerolog"
 
