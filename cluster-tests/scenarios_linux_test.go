@@ -17,6 +17,7 @@ func playOn(t *testing.T, kind string, files []string) {
 	if kind == "lab" {
 		l := startLab(t)
 		playAll(t, files, false, func(t testing.TB, _ uint64, _ []string) substrate { return newContainers(t, l) })
+		t.Run("overlay", l.overlay)
 		return
 	}
 	if err := canSpaces(); err != nil {

@@ -55,6 +55,7 @@ type overlay struct {
 	mode     device.Mode    // of the device, also while it is gone
 	broken   string         // why it does not work
 	retry    time.Time
+	noSix    string         // why it has no IPv6; empty: it has
 	addrs    []netip.Prefix // that the device has
 	plan     wg.Plan        // that it follows
 	roster   wg.Roster
@@ -131,13 +132,20 @@ func (o *overlay) openLocked(now time.Time) {
 	if o.mode != "" {
 		modes = []device.Mode{o.mode} // connections are relayed as it needs
 	}
-	addrs := o.addresses()
 	var failures []string
 	for _, mode := range modes {
-		d, err := device.Open(device.Config{
+		cfg := device.Config{
 			Mode: mode, Interface: o.cfg.WGInterface, Port: uint16(o.cfg.WGPort), PrivateKey: o.keys.private(),
-			Addresses: addrs, MTU: o.cfg.WGMTU, Node: o.node,
-		}, o.log)
+			Addresses: o.addresses(), MTU: o.cfg.WGMTU, Node: o.node,
+		}
+		o.noSix = ""
+		d, err := device.Open(cfg, o.log)
+		if errors.Is(err, device.ErrNoIPv6) { // half of an overlay is better than none
+			o.noSix = err.Error()
+			o.log.Warn().Err(err).Msg("overlay without IPv6")
+			cfg.Addresses = o.possible(cfg.Addresses)
+			d, err = device.Open(cfg, o.log)
+		}
 		if err != nil {
 			failures = append(failures, fmt.Sprintf("%s: %v", mode, err))
 			continue
@@ -145,7 +153,7 @@ func (o *overlay) openLocked(now time.Time) {
 		if len(failures) > 0 {
 			o.log.Info().Str("mode", string(mode)).Strs("instead_of", failures).Msg("overlay")
 		}
-		o.device, o.mode, o.broken, o.addrs, o.plan = d, mode, "", addrs, wg.Plan{}
+		o.device, o.mode, o.broken, o.addrs, o.plan = d, mode, "", cfg.Addresses, wg.Plan{}
 		if mode == device.Netstack {
 			o.dialing.Store(d)
 		}
@@ -167,6 +175,14 @@ func (o *overlay) addresses() []netip.Prefix {
 		own.Four = netip.Addr{}
 	}
 	return o.layout.Plan(o.node, wg.Roster{POPs: []wg.POP{own}}).Addresses
+}
+
+// possible is what of the addresses the device can have.
+func (o *overlay) possible(addrs []netip.Prefix) []netip.Prefix {
+	if o.noSix == "" {
+		return addrs
+	}
+	return slices.DeleteFunc(slices.Clone(addrs), func(a netip.Prefix) bool { return a.Addr().Is6() })
 }
 
 // userspace says whether backends in the overlay are reached through a stack in
@@ -298,12 +314,12 @@ func (o *overlay) follow(ctx context.Context, m *replication, now time.Time) err
 
 // apply changes the device from the plan that it follows.
 func (o *overlay) apply(ctx context.Context, m *replication, plan wg.Plan) error {
-	if !slices.Equal(plan.Addresses, o.addrs) {
-		if err := o.device.SetAddresses(plan.Addresses); err != nil {
+	if addrs := o.possible(plan.Addresses); !slices.Equal(addrs, o.addrs) {
+		if err := o.device.SetAddresses(addrs); err != nil {
 			return err
 		}
-		o.addrs = plan.Addresses
-		o.log.Info().Str("addresses", fmt.Sprint(plan.Addresses)).Msg("overlay addresses")
+		o.addrs = addrs
+		o.log.Info().Str("addresses", fmt.Sprint(addrs)).Msg("overlay addresses")
 	}
 	if !slices.Equal(plan.Routes, o.plan.Routes) {
 		if err := o.device.SetRoutes(plan.Routes); err != nil {

@@ -28,6 +28,9 @@ func (o *overlay) view() (api.WG, error) {
 	for _, p := range o.problems {
 		v.Problems = append(v.Problems, p.String())
 	}
+	if o.noSix != "" {
+		v.Problems = append(v.Problems, "without IPv6: "+o.noSix)
+	}
 	v.Hub = o.layout.Hub(o.node, o.roster)
 	if o.device == nil {
 		return v, nil

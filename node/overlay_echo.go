@@ -97,7 +97,7 @@ func (o *overlay) neighbours() (*device.Device, map[string]netip.Addr) {
 		tunnels[name] = tunnels[name] || len(s.AllowedIPs) > 0 && s.Endpoint.IsValid()
 	}
 	add := func(name string, six, four netip.Addr) {
-		if six.IsValid() && tunnels[name] {
+		if six.IsValid() && tunnels[name] && o.noSix == "" {
 			targets[name] = six
 		} else if four.IsValid() && tunnels[name] {
 			targets[name] = four
