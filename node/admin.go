@@ -18,6 +18,7 @@ import (
 	"github.com/edgeproxy/edgeproxy/geo/mmdb"
 	"github.com/edgeproxy/edgeproxy/mesh"
 	"github.com/edgeproxy/edgeproxy/proxy/route"
+	"github.com/edgeproxy/edgeproxy/wg"
 	"github.com/rs/zerolog"
 )
 
@@ -312,6 +313,15 @@ func Check(ctx context.Context, cfg *config.Config) []Finding {
 	snap := mesh.NewSnapshot(self(cfg, ""), rowsOf(img), positions(cfg))
 	for _, p := range snap.Problems {
 		found = append(found, Finding{fmt.Sprintf("%s %q", p.Table, p.ID), p.Field + ": " + p.Message})
+	}
+	rows := readOverlay(img.WGPops, img.WGPeers)
+	problems := rows.problems
+	if networks, err := wg.ParseNetworks(cfg.WGNetworks); err == nil {
+		_, more := wg.Settle(rows.pops, rows.devices, networks, wg.Roster{})
+		problems = append(problems, more...)
+	}
+	for _, p := range problems {
+		found = append(found, Finding{fmt.Sprintf("overlay %q", p.Name), p.Message})
 	}
 	return found
 }

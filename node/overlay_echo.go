@@ -92,9 +92,9 @@ func (o *overlay) neighbours() (*device.Device, map[string]netip.Addr) {
 		names[p.Key] = p.Name
 	}
 	tunnels := make(map[string]bool, len(peers))
-	for _, s := range peers { // one that has no endpoint has not come yet
+	for _, s := range peers { // one that was never heard loses nothing
 		name := names[s.Key]
-		tunnels[name] = tunnels[name] || len(s.AllowedIPs) > 0 && s.Endpoint.IsValid()
+		tunnels[name] = tunnels[name] || len(s.AllowedIPs) > 0 && !s.Handshake.IsZero()
 	}
 	add := func(name string, six, four netip.Addr) {
 		if six.IsValid() && tunnels[name] && o.noSix == "" {

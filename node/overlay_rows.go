@@ -28,7 +28,7 @@ func readOverlay(pops, peers [][]any) *overlayRows {
 			Name: p.text(0), Region: p.text(1), Key: p.key(2, true), Next: p.key(3, false), Four: p.addr(4), Six: p.addr(5),
 			Endpoint: p.addrPort(6), Topology: wg.Topology(p.text(7)), Claimed: p.integer(8),
 		}
-		if r.sound(pop.Name, p.err) {
+		if r.sound(pop.Name, pop.Region, p.err) {
 			r.pops = append(r.pops, pop)
 		}
 	}
@@ -43,7 +43,7 @@ func readOverlay(pops, peers [][]any) *overlayRows {
 			p.fail(err)
 			d.Routes = append(d.Routes, route)
 		}
-		if r.sound(d.Name, p.err) {
+		if r.sound(d.Name, d.Region, p.err) {
 			r.devices = append(r.devices, d)
 		}
 	}
@@ -51,9 +51,15 @@ func readOverlay(pops, peers [][]any) *overlayRows {
 	return r
 }
 
-func (r *overlayRows) sound(name string, err error) bool {
-	if err == nil && name == "" {
-		err = errors.New("no name")
+// sound says whether a row counts. Names are written into files for wg-quick,
+// which runs what stands in them.
+func (r *overlayRows) sound(name, region string, err error) bool {
+	switch {
+	case err != nil:
+	case !peerName.MatchString(name):
+		err = errors.New("its name is not 1 to 63 of A-Z, a-z, 0-9, dot, _ and -")
+	case region != "" && !regionCode.MatchString(region):
+		err = errors.New("its region is not 1 to 32 of a-z, 0-9, _ and -")
 	}
 	if err != nil {
 		r.problems = append(r.problems, wg.Problem{Name: name, Message: strings.ToValidUTF8(err.Error(), "\uFFFD")})
