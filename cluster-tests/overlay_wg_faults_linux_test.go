@@ -71,7 +71,8 @@ func TestOverlayNetBadStart(t *testing.T) {
 			case len(c.words) > 0:
 				n.complains(t, c.words)
 			}
-			if now := n.links(t); now != before && !strings.HasSuffix(c.name, "taken/tun") {
+			// On a stack of its own there is a socket for wg(8) while it runs.
+			if now := n.links(t); now != before && c.words != nil && !strings.HasSuffix(c.name, "taken/tun") {
 				t.Errorf("interfaces were\n%s\nand are\n%s", before, now)
 			}
 			p.visit(t, "").alive(t)
@@ -177,7 +178,9 @@ func TestOverlayNetCleanup(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if now := n.traces(t, 2); mode == "netstack" && now != before || mode == "tun" && !strings.Contains(now, "wg0") {
+		now := n.traces(t, 2)
+		socket := n.uapi[2] + "/wg0.sock" // for wg(8)
+		if mode == "netstack" && strings.TrimPrefix(now, socket) != before || mode == "tun" && !strings.Contains(now, "wg0") {
 			t.Errorf("while it runs the namespace of %s has\n%s\nand before\n%s", p.Node, now, before)
 		}
 		back := func(how string) {

@@ -68,7 +68,7 @@ func planWG(t testing.TB, mode string, regions []string, devices int, env ...str
 		t.Fatal(err)
 	}
 	n := &wgNet{t: t, mode: mode, devices: devices, network: newNetwork(t, len(regions)+devices)}
-	n.mesh = planMesh(t, len(regions), append([]string{"EDGEPROXY_WG=" + mode}, env...)...)
+	n.mesh = planMesh(t, len(regions), append([]string{"EDGEPROXY_WG=" + mode, "EDGEPROXY_DRAIN_SECS=1"}, env...)...)
 	n.under = make([][]string, len(regions))
 	for range n.spaces {
 		n.uapi = append(n.uapi, t.TempDir())

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/edgeproxy/edgeproxy/config"
 	"github.com/edgeproxy/edgeproxy/crdt/sqlite"
+	"github.com/edgeproxy/edgeproxy/gossip"
 	"github.com/edgeproxy/edgeproxy/gossip/membership"
 	"github.com/edgeproxy/edgeproxy/proxy/route"
 	"github.com/edgeproxy/edgeproxy/wg"
@@ -27,6 +29,9 @@ const (
 	// overlayLease is how old a POP's last word may be for it to carry the
 	// packets of others: its place is another's long before membership is sure.
 	overlayLease = 4 * time.Second
+	// overlayLost is the same where the record stream to it has ended, as all do
+	// of a process that was killed.
+	overlayLost = 1500 * time.Millisecond
 )
 
 // overlay is this POP's WireGuard: a device that is what the plan made of the
@@ -291,7 +296,7 @@ func (o *overlay) follow(ctx context.Context, m *replication, now time.Time) err
 	rows := o.rows.Load()
 	members := m.ring.Members()
 	o.heardNewKeys(rows)
-	pops := o.seen(rows, members, now)
+	pops := o.seen(rows, members, m.streams.Peers(), now)
 	roster, problems := wg.Settle(pops, rows.devices, o.networks, o.roster)
 	problems = append(slices.Clone(rows.problems), problems...)
 	for _, p := range roster.POPs {
@@ -374,10 +379,15 @@ func (o *overlay) heardNewKeys(rows *overlayRows) {
 // seen is the rows with what is known of the POPs beside them. One that has
 // left the mesh is not among them; of one that has no row yet counts what its
 // tags say, without which the record streams could not go through the overlay.
-func (o *overlay) seen(rows *overlayRows, members []membership.Member, now time.Time) (pops []wg.POP) {
-	heard := map[string]time.Time{}
+func (o *overlay) seen(rows *overlayRows, members []membership.Member, streams []gossip.PeerStatus, now time.Time) (pops []wg.POP) {
+	heard, lease := map[string]time.Time{}, map[string]time.Duration{}
 	for _, r := range o.router.Reported(now) {
 		heard[r.POP] = r.At
+	}
+	for _, s := range streams {
+		if !s.Connected {
+			lease[s.Node] = overlayLost
+		}
 	}
 	status := map[string]string{}
 	for _, x := range members {
@@ -393,7 +403,7 @@ func (o *overlay) seen(rows *overlayRows, members []membership.Member, now time.
 	for i := range pops {
 		p := &pops[i]
 		at, known := heard[p.Name]
-		p.Alive = p.Name == o.node || status[p.Name] == membership.StatusAlive && (!known || now.Sub(at) < overlayLease)
+		p.Alive = p.Name == o.node || status[p.Name] == membership.StatusAlive && (!known || now.Sub(at) < cmp.Or(lease[p.Name], overlayLease))
 		p.Changed = p.Next != (wg.Key{}) && o.changed[p.Name] == p.Next
 	}
 	return pops
