@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -207,8 +208,8 @@ func TestDeadlinesAndClose(t *testing.T) {
 	if err := <-result; !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("read: %v, want a timeout", err)
 	}
-	c.SetDeadline(time.Now().Add(50 * time.Millisecond))
 	big := make([]byte, 64<<20)
+	c.SetDeadline(time.Now().Add(200 * time.Millisecond))
 	if n, err := c.Write(big); !errors.Is(err, os.ErrDeadlineExceeded) || n == 0 {
 		t.Errorf("write to who does not read: %d, %v, want a timeout", n, err)
 	}
@@ -263,4 +264,51 @@ func TestListen(t *testing.T) {
 	if err := <-result; !errors.Is(err, net.ErrClosed) {
 		t.Errorf("accept: %v, want ErrClosed", err)
 	}
+}
+
+func TestMTU(t *testing.T) {
+	for _, mtu := range []int{minMTU6, 9000, maxMTU} {
+		t.Run(fmt.Sprint(mtu), func(t *testing.T) {
+			with := func(cfg *Config) { cfg.MTU = mtu }
+			a, b := newPOP(t, 1, with), newPOP(t, 2, with)
+			join(t, a, b)
+			b.echo(t, 80)
+			for _, at := range b.families(80) {
+				asks(t, a.dialTCP(t, at), string(randomBytes(200_000)))
+			}
+		})
+	}
+}
+
+// Many connections at once, through a hub, and some that end.
+func TestManyConnections(t *testing.T) {
+	hub, a, b := newPOP(t, 1, forwards), newPOP(t, 2), newPOP(t, 3)
+	star(t, hub, a, b)
+	b.echo(t, 80)
+	at := []netip.AddrPort{b.at(80), netip.AddrPortFrom(b.v6, 80)}
+	var wg sync.WaitGroup
+	for i := range 60 {
+		wg.Go(func() {
+			c, err := a.DialContext(within(t, 30*time.Second), "tcp", at[i%2].String())
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer c.Close()
+			c.SetDeadline(time.Now().Add(30 * time.Second))
+			sent := randomBytes(1000 * (i + 1))
+			go func() {
+				c.Write(sent)
+				c.(*stackConn).CloseWrite()
+			}()
+			if i%10 == 9 {
+				c.(*stackConn).SetLinger(0)
+				return
+			}
+			if got, err := io.ReadAll(c); err != nil || !bytes.Equal(got, sent) {
+				t.Errorf("connection %d: %d bytes of %d came back: %v", i, len(got), len(sent), err)
+			}
+		})
+	}
+	wg.Wait()
 }

@@ -79,14 +79,17 @@ func TestTUN(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	accepted := make(chan net.Conn, 1)
 	go func() {
-		if c, err := l.Accept(); err == nil {
+		c, err := l.Accept()
+		if err == nil {
+			accepted <- c
 			io.Copy(c, c)
-			c.Close()
 		}
 	}()
 	asks(t, b.dialTCP(t, netip.MustParseAddrPort(l.Addr().String())), "from the other side")
 	l.Close()
+	(<-accepted).Close() // the kernel's connections survive the interface
 
 	name := testInterface(1)
 	if got, err := os.ReadFile("/proc/sys/net/ipv4/conf/" + name + "/forwarding"); err != nil || got[0] != '1' {
