@@ -206,6 +206,7 @@ func (m *replication) run(ctx context.Context) {
 	g.Go(func() { m.tidy(ctx) })
 	g.Go(func() { m.report(ctx) })
 	g.Go(func() { m.pins.run(ctx) })
+	g.Go(func() { m.overlay.write(ctx, m) })
 	g.Wait()
 }
 

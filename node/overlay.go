@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/edgeproxy/edgeproxy/config"
-	"github.com/edgeproxy/edgeproxy/crdt/sqlite"
 	"github.com/edgeproxy/edgeproxy/gossip"
 	"github.com/edgeproxy/edgeproxy/gossip/membership"
 	"github.com/edgeproxy/edgeproxy/proxy/route"
@@ -49,6 +48,9 @@ type overlay struct {
 	direct   net.Dialer // of record streams
 	rows     atomic.Pointer[overlayRows]
 	poked    chan struct{}                     // size 1: rows or members changed
+	want     atomic.Pointer[wg.POP]            // this POP's row as it should be, of no name where it should be gone; nil: it is as it should be
+	wanted   chan struct{}                     // size 1: want has changed
+	unsaid   atomic.Pointer[string]            // why want is not written
 	dialing  atomic.Pointer[device.Device]     // what user-space connections go through; nil: the kernel has them all
 	reach    atomic.Pointer[[]netip.Prefix]    // networks behind plain devices
 	peerAt   atomic.Pointer[map[string]string] // of record streams: where they go through the overlay, by where they would go without
@@ -65,9 +67,10 @@ type overlay struct {
 	plan     wg.Plan        // that it follows
 	roster   wg.Roster
 	problems []wg.Problem
-	changed  map[string]wg.Key // keys that POPs are changing to and were heard with
-	echoes   map[string]*echo  // by name
-	endSync  func()            // of the record streams' listener in the device
+	silent   map[wg.Key]*silence // POPs with which no handshake comes about
+	changed  map[string]wg.Key   // keys that POPs are changing to and were heard with
+	echoes   map[string]*echo    // by name
+	endSync  func()              // of the record streams' listener in the device
 
 	syncOf     *replication // whose listener that is
 	syncFailed bool         // there is none, as was logged
@@ -83,7 +86,7 @@ func newOverlay(cfg *config.Config, node string, router *route.Router, log zerol
 		node: node, cfg: cfg, networks: networks, router: router, log: log.With().Str("component", "overlay").Logger(),
 		layout: wg.Layout{Topology: wg.Topology(cfg.WGTopology), Hubs: cfg.WGHubs, Networks: networks},
 		direct: net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3}},
-		poked:  make(chan struct{}, 1), changed: map[string]wg.Key{}, echoes: map[string]*echo{},
+		poked:  make(chan struct{}, 1), wanted: make(chan struct{}, 1), changed: map[string]wg.Key{}, silent: map[wg.Key]*silence{}, echoes: map[string]*echo{},
 	}
 	o.rows.Store(&overlayRows{})
 	o.keys.path = cfg.DBPath + ".wg"
@@ -195,7 +198,7 @@ func (o *overlay) possible(addrs []netip.Prefix) []netip.Prefix {
 func (o *overlay) userspace() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return !o.off() && (o.mode == device.Netstack || o.mode == "")
+	return o.mode == device.Netstack || o.mode == "" && (o.cfg.WG == "auto" || o.cfg.WG == string(device.Netstack))
 }
 
 // run keeps device and row as they should be, until ctx ends; then the device is gone.
@@ -210,7 +213,7 @@ func (o *overlay) run(ctx context.Context) {
 	defer ticker.Stop()
 	for {
 		if o.off() {
-			o.withdraw(ctx)
+			o.withdraw()
 		} else {
 			o.reconcile(ctx, time.Now())
 		}
@@ -244,18 +247,10 @@ func (o *overlay) dropLocked() {
 	}
 }
 
-// withdraw removes this POP's row, of a time when the overlay was on.
-func (o *overlay) withdraw(ctx context.Context) {
-	m := o.part()
-	if _, there := o.rows.Load().own(o.node); !there || m == nil {
-		return
-	}
-	err := m.store.Write(ctx, func(tx *sqlite.Tx) error {
-		_, err := tx.Delete(sqlite.WGPops, o.node)
-		return err
-	})
-	if err != nil && ctx.Err() == nil {
-		o.log.Warn().Err(err).Msg("this POP's row of the overlay is not removed yet")
+// withdraw has this POP's row removed, of a time when the overlay was on.
+func (o *overlay) withdraw() {
+	if _, there := o.rows.Load().own(o.node); there {
+		o.ask(&wg.POP{})
 	}
 }
 
@@ -305,20 +300,18 @@ func (o *overlay) follow(ctx context.Context, m *replication, now time.Time) err
 		}
 	}
 	o.complain(problems)
-	if err := o.speak(ctx, m, rows, roster, members); err != nil {
-		return err
-	}
+	o.speak(m, rows, roster, members)
 	o.roster, o.problems = roster, problems
 	plan := o.layout.Plan(o.node, roster)
 	o.streamsThrough(m, roster, members)
 	if len(plan.Addresses) == 0 {
 		return nil // this POP's row is on its way into the picture
 	}
-	return o.apply(ctx, m, plan)
+	return o.apply(ctx, m, plan, now)
 }
 
 // apply changes the device from the plan that it follows.
-func (o *overlay) apply(ctx context.Context, m *replication, plan wg.Plan) error {
+func (o *overlay) apply(ctx context.Context, m *replication, plan wg.Plan, now time.Time) error {
 	if addrs := o.possible(plan.Addresses); !slices.Equal(addrs, o.addrs) {
 		if err := o.device.SetAddresses(addrs); err != nil {
 			return err
@@ -346,7 +339,7 @@ func (o *overlay) apply(ctx context.Context, m *replication, plan wg.Plan) error
 	}
 	o.plan = plan
 	o.listenSync(ctx, m)
-	return nil
+	return o.mend(now)
 }
 
 // complain logs problems that are new.
@@ -409,8 +402,8 @@ func (o *overlay) seen(rows *overlayRows, members []membership.Member, streams [
 	return pops
 }
 
-// speak writes this POP's row where it is not what it should be.
-func (o *overlay) speak(ctx context.Context, m *replication, rows *overlayRows, roster wg.Roster, members []membership.Member) error {
+// speak has this POP's row written where it is not what it should be.
+func (o *overlay) speak(m *replication, rows *overlayRows, roster wg.Roster, members []membership.Member) {
 	now, next := o.keys.public()
 	old, there := rows.own(o.node)
 	own := old
@@ -426,44 +419,16 @@ func (o *overlay) speak(ctx context.Context, m *replication, rows *overlayRows, 
 		}
 	}
 	if own.Claimed == 0 {
+		if m.untimed() {
+			return // a claim with a wrong date would hold against earlier ones
+		}
 		own.Claimed = m.now()
 	}
 	if there && own == old {
-		return nil
+		o.ask(nil)
+		return
 	}
-	err := m.store.Write(ctx, func(tx *sqlite.Tx) error {
-		return tx.Put(sqlite.WGPops, o.node, map[string]any{
-			"region": own.Region, "public_key": own.Key.String(), "next_key": null(own.Next.String()),
-			"address": nullAddr(own.Four), "address6": own.Six.String(), "endpoint": nullAddrPort(own.Endpoint),
-			"topology": string(own.Topology), "claimed_ms": own.Claimed,
-		})
-	})
-	if err != nil {
-		return fmt.Errorf("write this POP's row of the overlay: %w", err)
-	}
-	m.picture.poke()
-	return nil
-}
-
-func null(s string) any {
-	if s == "" {
-		return nil
-	}
-	return s
-}
-
-func nullAddr(a netip.Addr) any {
-	if !a.IsValid() {
-		return nil
-	}
-	return a.String()
-}
-
-func nullAddrPort(a netip.AddrPort) any {
-	if !a.IsValid() {
-		return nil
-	}
-	return a.String()
+	o.ask(&own)
 }
 
 // endpoint is where the others send to: the setting's, else the address that

@@ -28,6 +28,9 @@ func (o *overlay) view() (api.WG, error) {
 	for _, p := range o.problems {
 		v.Problems = append(v.Problems, p.String())
 	}
+	if why := o.unsaid.Load(); why != nil {
+		v.Problems = append(v.Problems, *why)
+	}
 	if o.noSix != "" {
 		v.Problems = append(v.Problems, "without IPv6: "+o.noSix)
 	}
@@ -36,6 +39,7 @@ func (o *overlay) view() (api.WG, error) {
 		return v, nil
 	}
 	v.Mode = string(o.mode)
+	v.Problems = append(v.Problems, o.silences()...)
 	v.Addresses = texts(o.addrs)
 	peers, err := o.device.Peers()
 	if err != nil {

@@ -69,9 +69,9 @@ type claims struct {
 	problems []Problem
 }
 
-// Settle finds who holds what. Of two with one key, address or network the
-// earlier claim counts, of equal ones the name that sorts first, so that all
-// POPs come to the same end; but who held a key in the roster before keeps it,
+// Settle finds who holds what. Of two with one key, address or network a POP
+// comes before a device, then the earlier claim counts, of equal ones the name
+// that sorts first, so that all POPs come to the same end; but who held a key in the roster before keeps it,
 // whatever time somebody else writes into a claim. Who claims another's key
 // is left out; of one who claims another's address only that is.
 // The slices given are not changed.
@@ -106,7 +106,7 @@ func Settle(pops []POP, devices []Device, networks Networks, before Roster) (Ros
 		all = append(all, claim{holder: h, incumbent: held[d.Key] == h, at: d.Claimed, device: d})
 	}
 	order := func(a, b claim) int {
-		return cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(a.name, b.name), rank(a.holder.pop, b.holder.pop))
+		return cmp.Or(rank(a.holder.pop, b.holder.pop), cmp.Compare(a.at, b.at), cmp.Compare(a.name, b.name))
 	}
 	c := claims{keys: map[Key]holder{}, addrs: map[netip.Addr]holder{}, routes: map[netip.Prefix]holder{}}
 	// Keys first, in the order of who held them; then addresses, in that of the claims alone.
@@ -161,7 +161,7 @@ func (c *claims) popKeys(p *POP, h holder) bool {
 
 func (c *claims) take(k Key, h holder) bool {
 	if other, taken := c.keys[k]; taken {
-		c.refuse(h, "claims the key of %s, %s: refused; give it a key of its own", other, k)
+		c.refuse(h, "claims the key of %s, %s: refused; give it a key of its own (\"edgeproxy wg rotate\" on a POP)", other, k)
 		return false
 	}
 	c.keys[k] = h

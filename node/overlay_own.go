@@ -1,0 +1,92 @@
+package node
+
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	"github.com/edgeproxy/edgeproxy/crdt/sqlite"
+	"github.com/edgeproxy/edgeproxy/wg"
+)
+
+// ask says what this POP's row should be, to whoever may write: the part of
+// the POP that has the database, and that can be stuck with it.
+func (o *overlay) ask(row *wg.POP) {
+	if old := o.want.Swap(row); row == nil || old != nil && *old == *row {
+		return
+	}
+	select {
+	case o.wanted <- struct{}{}:
+	default:
+	}
+}
+
+// write writes this POP's row when it is asked for, until ctx ends.
+func (o *overlay) write(ctx context.Context, m *replication) {
+	again := time.NewTicker(overlayEvery) // what could not be written, and what a part before this one was asked for
+	defer again.Stop()
+	for {
+		if row := o.want.Load(); row != nil {
+			err := m.store.Write(ctx, func(tx *sqlite.Tx) error { return putOverlayRow(tx, o.node, row) })
+			if ctx.Err() != nil {
+				return
+			}
+			o.said(err)
+			if err == nil {
+				o.want.CompareAndSwap(row, nil)
+				m.picture.poke()
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-o.wanted:
+		case <-again.C:
+		}
+	}
+}
+
+// said notes whether this POP's row is written.
+func (o *overlay) said(err error) {
+	if err == nil {
+		o.unsaid.Store(nil)
+		return
+	}
+	text := "this POP's row is not written yet: " + err.Error()
+	if old := o.unsaid.Swap(&text); old == nil || *old != text {
+		o.log.Warn().Err(err).Msg("this POP's row of the overlay is not written yet")
+	}
+}
+
+func putOverlayRow(tx *sqlite.Tx, node string, row *wg.POP) error {
+	if row.Name == "" {
+		_, err := tx.Delete(sqlite.WGPops, node)
+		return err
+	}
+	return tx.Put(sqlite.WGPops, node, map[string]any{
+		"region": row.Region, "public_key": row.Key.String(), "next_key": null(row.Next.String()),
+		"address": nullAddr(row.Four), "address6": row.Six.String(), "endpoint": nullAddrPort(row.Endpoint),
+		"topology": string(row.Topology), "claimed_ms": row.Claimed,
+	})
+}
+
+func null(s string) any {
+	if s == "" {
+		return nil
+	}
+	return s
+}
+
+func nullAddr(a netip.Addr) any {
+	if !a.IsValid() {
+		return nil
+	}
+	return a.String()
+}
+
+func nullAddrPort(a netip.AddrPort) any {
+	if !a.IsValid() {
+		return nil
+	}
+	return a.String()
+}
