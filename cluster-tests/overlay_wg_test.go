@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -202,23 +203,12 @@ func freeUDP(t testing.TB) int {
 // connection outlives new keys of its POP; a device that is removed hears nothing more.
 func TestOverlayTunnels(t *testing.T) {
 	t.Parallel()
-	m := planMesh(t, 3, "EDGEPROXY_WG=netstack")
-	for _, p := range m.pops {
-		host, _, err := net.SplitHostPort(p.setting("EDGEPROXY_GOSSIP_ADDR"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		port := strconv.Itoa(freeUDP(t))
-		p.set("EDGEPROXY_WG_PORT", port)
-		p.set("EDGEPROXY_WG_ENDPOINT", net.JoinHostPort(host, port))
-	}
-	m.start(t)
+	m := tunnelMesh(t)
 	defer func() {
 		if t.Failed() {
 			t.Log(states(m.pops...) + wgStates(m.pops...))
 		}
 	}()
-	everywhere(t, "SELECT count(*) FROM wg_pops WHERE public_key<>''", "3", m.pops...)
 	file := m.pops[0].joined(t, "laptop", "sa")
 	if file.private == "" || len(file.peers) != len(m.pops) {
 		t.Fatalf("a file with private key: %v, and %d peers, want one for each POP:\n%s", file.private != "", len(file.peers), file.text)
@@ -257,12 +247,13 @@ func TestOverlayTunnels(t *testing.T) {
 	m.forgets(t, "laptop", 10*time.Second)
 	t.Logf("no POP has laptop %s after it was removed", time.Since(began).Round(time.Millisecond))
 	laptop.set(t, file)
+	var knocking sync.WaitGroup
 	for range 2 { // a handshake is tried again after 5 s
 		for _, p := range m.pops {
 			four, six := p.overlay(t)
-			laptop.knocks(four)
-			laptop.knocks(six)
+			knocking.Go(func() { laptop.knocks(four); laptop.knocks(six) })
 		}
+		knocking.Wait()
 	}
 	peers := laptop.peers(t)
 	for key, x := range peers {
