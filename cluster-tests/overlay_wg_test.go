@@ -217,6 +217,7 @@ func TestOverlayTunnels(t *testing.T) {
 	m.knows(t, "laptop")
 	four, six := laptop.serve(t, "by-four", laptop.four), laptop.serve(t, "by-six", laptop.six)
 	m.pops[1].sql(t, insert(four.row(), six.row()))
+	everywhere(t, "SELECT count(*) FROM backends", "2", m.pops...)
 	for _, id := range []string{"by-four", "by-six"} {
 		m.only(t, id)
 		m.carries(t, id)
