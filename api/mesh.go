@@ -76,6 +76,7 @@ type MeshStatus struct {
 	Waiting string       `json:"waiting,omitempty"` // what it is waiting for to join
 	Error   string       `json:"error,omitempty"`   // why what was written here is not sent
 	Offset  float64      `json:"clock_offset_ms"`   // mesh time minus this machine's clock
+	Overlay string       `json:"overlay,omitempty"` // what the WireGuard overlay is like, for people; GET /api/v1/wg has it whole
 	Repairs []string     `json:"repairs,omitempty"` // what the checks of this run found and mended, latest last
 }
 

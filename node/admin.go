@@ -240,6 +240,7 @@ func (n *Node) Status(ctx context.Context) (api.Status, error) {
 	if st.MeshStatus, err = n.mesh().status(ctx); err != nil {
 		st.Reasons = append(st.Reasons, "records: "+err.Error())
 	}
+	st.Overlay = n.overlay.summary(time.Now())
 	return st, nil
 }
 

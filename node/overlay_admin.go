@@ -74,6 +74,37 @@ func (o *overlay) view() (api.WG, error) {
 	return v, nil
 }
 
+// summary is the overlay in a line; empty where it is off.
+func (o *overlay) summary(now time.Time) string {
+	v, err := o.view()
+	if v.Mode == "off" {
+		return ""
+	}
+	if err != nil {
+		return "does not answer: " + err.Error()
+	}
+	up, all := 0, 0
+	for _, p := range v.Peers {
+		if len(p.AllowedIPs) == 0 {
+			continue // a key that is changed to, or from
+		}
+		if all++; !p.Handshake.IsZero() && now.Sub(p.Handshake) < silentAfter {
+			up++
+		}
+	}
+	text := fmt.Sprintf("%s, %d of %d tunnels up", v.Mode, up, all)
+	if v.Mode == "" {
+		text = "down"
+	}
+	if v.Error != "" {
+		text += ": " + v.Error
+	}
+	if n := len(v.Problems); n > 0 {
+		text += fmt.Sprintf("; %d problems, which \"edgeproxy wg status\" names", n)
+	}
+	return text
+}
+
 func texts[T fmt.Stringer](list []T) []string {
 	all := make([]string, len(list))
 	for i, x := range list {

@@ -106,6 +106,9 @@ func meshLines(st api.Status) [][2]string {
 	if st.Error != "" {
 		lines = append(lines, [2]string{"unsent", st.Error})
 	}
+	if st.Overlay != "" {
+		lines = append(lines, [2]string{"overlay", st.Overlay})
+	}
 	if st.Offset > 100 || st.Offset < -100 {
 		lines = append(lines, [2]string{"clock", fmt.Sprintf("%.0f ms beside the mesh's", -st.Offset)})
 	}
