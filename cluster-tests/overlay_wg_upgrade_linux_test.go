@@ -1,6 +1,8 @@
 package clustertests
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 )
@@ -38,4 +40,41 @@ func TestOverlayNetUpgrade(t *testing.T) {
 		}
 		n.carries(t, "on-laptop")
 	})
+}
+
+// TestOverlayNetTampered: what somebody does to the device by wg(8) does not
+// last, and a device that somebody deletes comes back.
+func TestOverlayNetTampered(t *testing.T) {
+	needs(t, "netns")
+	n, laptop, _ := served(t, "tun")
+	defer n.tell()
+	n.only(t, "on-laptop")
+	p := n.pops[1]
+	stranger := strings.TrimSpace(n.must(t, 1, "sh", "-c", "wg genkey | wg pubkey"))
+	x, err := p.wg()
+	if err != nil {
+		t.Fatal(err)
+	}
+	device, err := x.peer("laptop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.must(t, 1, "wg", "set", "wg0", "peer", device.PublicKey, "remove")
+	n.must(t, 1, "wg", "set", "wg0", "peer", stranger, "allowed-ips", laptop.four.String()+"/32")
+	whole := func() error {
+		_, peers, err := n.dump(1)
+		if _, has := peers[device.PublicKey]; err != nil || !has || len(peers) != len(x.Peers) {
+			return fmt.Errorf("%d peers, laptop among them: %v, want %d: %v", len(peers), has, len(x.Peers), err)
+		}
+		return nil
+	}
+	if whole() == nil {
+		t.Fatal("wg set did nothing")
+	}
+	eventually(t, soon, whole)
+	eventually(t, soon, func() error { return p.goesTo("", "on-laptop") })
+
+	n.must(t, 1, "ip", "link", "del", "wg0")
+	eventually(t, soon, whole)
+	eventually(t, soon, func() error { return p.goesTo("", "on-laptop") })
 }

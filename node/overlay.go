@@ -67,6 +67,7 @@ type overlay struct {
 	plan     wg.Plan        // that it follows
 	roster   wg.Roster
 	problems []wg.Problem
+	looked   time.Time           // at the device's peers
 	silent   map[wg.Key]*silence // POPs with which no handshake comes about
 	changed  map[string]wg.Key   // keys that POPs are changing to and were heard with
 	echoes   map[string]*echo    // by name
@@ -97,6 +98,9 @@ func (o *overlay) off() bool { return o.cfg.WG == "off" }
 
 // read takes over what the tables hold.
 func (o *overlay) read(pops, peers [][]any) {
+	if last := o.rows.Load(); last.same(pops, peers) {
+		return // the tables are read at every change of any
+	}
 	o.rows.Store(readOverlay(pops, peers))
 	o.poke()
 }
@@ -273,6 +277,10 @@ func (o *overlay) reconcile(ctx context.Context, now time.Time) {
 		if m == nil && o.device != nil {
 			o.fail(errors.New("the database is read-only, so this POP takes no part in a mesh"))
 		}
+		if own, there := o.rows.Load().own(o.node); there && own.Endpoint.IsValid() {
+			own.Endpoint = netip.AddrPort{} // nobody should take it for a hub meanwhile
+			o.ask(&own)
+		}
 		return
 	}
 	if err := o.follow(ctx, m, now); err != nil && ctx.Err() == nil {
@@ -280,7 +288,6 @@ func (o *overlay) reconcile(ctx context.Context, now time.Time) {
 			o.log.Error().Err(err).Msg("overlay is not as planned, tried on")
 		}
 		o.broken = err.Error()
-		o.plan = wg.Plan{} // all of it again
 		return
 	}
 	o.broken = ""
@@ -310,8 +317,17 @@ func (o *overlay) follow(ctx context.Context, m *replication, now time.Time) err
 	return o.apply(ctx, m, plan, now)
 }
 
-// apply changes the device from the plan that it follows.
+// apply changes the device from the plan that it follows. Peers come first: one
+// that is revoked goes, whatever else does not work.
 func (o *overlay) apply(ctx context.Context, m *replication, plan wg.Plan, now time.Time) error {
+	changes := wg.Diff(o.plan, plan)
+	if err := o.device.Configure(changes); err != nil {
+		return err
+	}
+	for _, c := range changes {
+		o.log.Debug().Str("peer", c.Name).Stringer("key", c.Key).Bool("removed", c.Remove).Str("allowed_ips", fmt.Sprint(c.AllowedIPs)).Msg("overlay peer")
+	}
+	o.plan.Peers = plan.Peers
 	if addrs := o.possible(plan.Addresses); !slices.Equal(addrs, o.addrs) {
 		if err := o.device.SetAddresses(addrs); err != nil {
 			return err
@@ -319,23 +335,18 @@ func (o *overlay) apply(ctx context.Context, m *replication, plan wg.Plan, now t
 		o.addrs = addrs
 		o.log.Info().Str("addresses", fmt.Sprint(addrs)).Msg("overlay addresses")
 	}
-	if !slices.Equal(plan.Routes, o.plan.Routes) {
-		if err := o.device.SetRoutes(plan.Routes); err != nil {
-			return err
-		}
-	}
-	o.reach.Store(&plan.Routes)
 	if plan.Forwards != o.plan.Forwards {
 		if err := o.device.SetForwarding(plan.Forwards); err != nil {
 			return err
 		}
+		o.plan.Forwards = plan.Forwards
 	}
-	changes := wg.Diff(o.plan, plan)
-	if err := o.device.Configure(changes); err != nil {
-		return err
-	}
-	for _, c := range changes {
-		o.log.Debug().Str("peer", c.Name).Stringer("key", c.Key).Bool("removed", c.Remove).Str("allowed_ips", fmt.Sprint(c.AllowedIPs)).Msg("overlay peer")
+	if !slices.Equal(plan.Routes, o.plan.Routes) {
+		if err := o.device.SetRoutes(plan.Routes); err != nil {
+			return err
+		}
+		o.plan.Routes = plan.Routes
+		o.reach.Store(&plan.Routes)
 	}
 	o.plan = plan
 	o.listenSync(ctx, m)

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -16,12 +17,32 @@ type overlayRows struct {
 	pops     []wg.POP // by name
 	devices  []wg.Device
 	problems []wg.Problem
+
+	rawPOPs, rawPeers [][]any // what that was made of
+}
+
+// same says whether it was made of these rows.
+func (r *overlayRows) same(pops, peers [][]any) bool {
+	equal := func(a, b [][]any) bool {
+		return slices.EqualFunc(a, b, func(a, b []any) bool { return slices.EqualFunc(a, b, sameCell) })
+	}
+	return equal(r.rawPOPs, pops) && equal(r.rawPeers, peers)
+}
+
+// sameCell compares values as the driver gives them, of which blobs have no ==.
+func sameCell(a, b any) bool {
+	x, is := a.([]byte)
+	y, too := b.([]byte)
+	if is || too {
+		return is && too && bytes.Equal(x, y)
+	}
+	return a == b
 }
 
 // readOverlay reads the rows, whose columns are those of the tables. Who wrote
 // nonsense is named, and has no part in the overlay.
 func readOverlay(pops, peers [][]any) *overlayRows {
-	r := &overlayRows{}
+	r := &overlayRows{rawPOPs: pops, rawPeers: peers}
 	for _, row := range pops {
 		p := rowReader{row: row}
 		pop := wg.POP{
