@@ -12,10 +12,14 @@ import (
 func tunnelMesh(t *testing.T) *mesh {
 	t.Helper()
 	m := planMesh(t, 3, "EDGEPROXY_WG=netstack", "EDGEPROXY_DRAIN_SECS=1")
-	for _, p := range m.pops {
+	for i, p := range m.pops {
 		host, _, err := net.SplitHostPort(p.setting("EDGEPROXY_GOSSIP_ADDR"))
 		if err != nil {
 			t.Fatal(err)
+		}
+		if ln, err := net.ListenPacket("udp6", "[::1]:0"); i == 2 && err == nil { // packets go by both families
+			ln.Close()
+			host = "::1"
 		}
 		port := strconv.Itoa(freeUDP(t))
 		p.set("EDGEPROXY_WG_PORT", port)

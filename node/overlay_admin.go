@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/edgeproxy/edgeproxy/api"
+	"github.com/edgeproxy/edgeproxy/crdt"
 	"github.com/edgeproxy/edgeproxy/wg"
 )
 
@@ -168,8 +169,8 @@ func (o *overlay) rotate(ctx context.Context, m *replication) (r api.WGRotation,
 	}
 	old, next := o.keys.public()
 	o.reconcile(ctx, time.Now()) // which writes the row
-	if err := o.told(ctx, m, next); err != nil {
-		return r, errors.Join(err, o.keys.cancel())
+	if err := o.told(ctx, m, old, next); err != nil {
+		return r, errors.Join(fmt.Errorf("%w: the old key stays; try again", err), o.keys.cancel())
 	}
 	o.mu.Lock()
 	err = o.keys.promote()
@@ -182,6 +183,9 @@ func (o *overlay) rotate(ctx context.Context, m *replication) (r api.WGRotation,
 	}
 	o.reconcile(ctx, time.Now())
 	m.retagSoon()
+	if err := o.told(ctx, m, next, wg.Key{}); err != nil {
+		o.log.Warn().Err(err).Msg("the overlay's new key is in use, and not known to all yet")
+	}
 	r = api.WGRotation{Old: old.String(), New: next.String(), Peers: []string{}}
 	for _, d := range o.rows.Load().devices {
 		if len(d.Via) == 0 || slices.Contains(d.Via, o.node) {
@@ -192,32 +196,43 @@ func (o *overlay) rotate(ctx context.Context, m *replication) (r api.WGRotation,
 	return r, nil
 }
 
-// told waits until every POP on a stream has this POP's row with the next key.
-func (o *overlay) told(ctx context.Context, m *replication, next wg.Key) error {
+// told waits until this POP's row has these keys, and then until every POP on a
+// stream has what was written here up to then.
+func (o *overlay) told(ctx context.Context, m *replication, now, next wg.Key) error {
 	ctx, cancel := context.WithTimeout(ctx, announceWait)
 	defer cancel()
+	var heads crdt.Heads // of the time when the row was there
 	for {
-		lacking := ""
-		if own, _ := o.rows.Load().own(o.node); own.Next != next {
-			lacking = "this POP itself"
-		} else if heads, err := m.store.Heads(ctx); err != nil {
-			return err
-		} else {
-			for _, p := range m.streams.Peers() {
-				for origin, seq := range heads {
-					if origin.Node == o.node && p.Connected && p.Heads[origin] < seq {
-						lacking = p.Node
-					}
-				}
+		lacking := "this POP's own table"
+		if own, _ := o.rows.Load().own(o.node); heads == nil && own.Key == now && own.Next == next {
+			var err error
+			if heads, err = m.store.Heads(ctx); err != nil {
+				return err
 			}
+		}
+		if heads != nil {
+			lacking = m.lacks(heads)
 		}
 		if lacking == "" {
 			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%w: %s has not heard of the next key within %s: the old one stays; try again", api.ErrConflict, lacking, announceWait)
+			return fmt.Errorf("%w: %s has not heard of the key within %s", api.ErrConflict, lacking, announceWait)
 		case <-time.After(announceCheck):
 		}
 	}
+}
+
+// lacks is a POP on a stream that lacks something of what was written here up to
+// these heads; empty: none does.
+func (m *replication) lacks(heads crdt.Heads) string {
+	for _, p := range m.streams.Peers() {
+		for origin, seq := range heads {
+			if origin.Node == m.node && p.Connected && p.Heads[origin] < seq {
+				return p.Node
+			}
+		}
+	}
+	return ""
 }
