@@ -3,7 +3,6 @@ package config
 import (
 	"net/netip"
 	"regexp"
-	"strings"
 )
 
 var interfacePattern = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,14}$`) // Linux: 15 bytes
@@ -46,12 +45,7 @@ func overlayNetworks(list []netip.Prefix) error {
 }
 
 func names(r raw) ([]string, error) {
-	var out []string
-	for item := range strings.SplitSeq(r.text, ",") {
-		if item = strings.TrimSpace(item); item != "" {
-			out = append(out, item)
-		}
-	}
+	out := items(r.text)
 	return out, validNames(out)
 }
 

@@ -12,11 +12,7 @@ import (
 
 func prefixes(r raw) ([]netip.Prefix, error) {
 	var out []netip.Prefix
-	for item := range strings.SplitSeq(r.text, ",") {
-		item = strings.TrimSpace(item)
-		if item == "" {
-			continue // a comma at the end, or a variable that was empty where the list was put together
-		}
+	for _, item := range items(r.text) {
 		p, err := prefix(item)
 		if err != nil {
 			return nil, err
@@ -103,13 +99,18 @@ func reachable(addr netip.Addr) error {
 
 // seeds are hosts with or without a port; their names are looked up when they are dialed, not here.
 func seeds(r raw) ([]string, error) {
-	var out []string
-	for item := range strings.SplitSeq(r.text, ",") {
+	out := items(r.text)
+	return out, validSeeds(out)
+}
+
+// items are those of a list, which may end with a comma, or hold a variable that was empty.
+func items(text string) (out []string) {
+	for item := range strings.SplitSeq(text, ",") {
 		if item = strings.TrimSpace(item); item != "" {
 			out = append(out, item)
 		}
 	}
-	return out, validSeeds(out)
+	return out
 }
 
 var hostPattern = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9._-]{0,252})$`)
