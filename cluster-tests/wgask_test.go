@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/edgeproxy/edgeproxy/api"
 )
 
 // wgStatus is what a POP says of its overlay: as "edgeproxy wg status --json"
@@ -275,11 +277,24 @@ func (p *pop) rotates(t testing.TB) (old, next string) {
 // only has the clients of all POPs go to one backend, and waits until they do.
 func (m *mesh) only(t testing.TB, id string) {
 	t.Helper()
+	settle(t, soon, m.pops...) // a row that is not here yet would not be changed
 	if err := m.pops[0].write("UPDATE backends SET healthy=(id='" + id + "')"); err != nil {
 		t.Fatal(err)
 	}
 	for _, p := range m.pops {
-		if err := waitFor(soon, func() error { return p.goesTo("", id) }); err != nil {
+		err := waitFor(soon, func() error {
+			list, err := look[api.BackendList](p, "backends")
+			if err != nil {
+				return err
+			}
+			for _, b := range list.Backends { // else a client may get to the right one by chance
+				if b.ID != id && b.State != "unhealthy" {
+					return fmt.Errorf("%s still has %s as %s", p.Node, b.ID, b.State)
+				}
+			}
+			return p.goesTo("", id)
+		})
+		if err != nil {
 			t.Fatalf("clients of %s to %s: %v%s", p.Node, id, err, wgStates(m.pops...))
 		}
 	}
@@ -297,7 +312,10 @@ func (m *mesh) carries(t testing.TB, id string) {
 			err = v.echo(heavy)
 			v.Close()
 		}
-		if err != nil || v.backend != id {
+		if err == nil && v.backend != id {
+			err = fmt.Errorf("the client got %s", v.backend)
+		}
+		if err != nil {
 			t.Errorf("%d bytes by %s to %s: %v%s", len(heavy), p.Node, id, err, wgStates(m.pops...))
 		}
 	}
