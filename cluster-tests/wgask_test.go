@@ -277,6 +277,7 @@ func (p *pop) rotates(t testing.TB) (old, next string) {
 // only has the clients of all POPs go to one backend, and waits until they do.
 func (m *mesh) only(t testing.TB, id string) {
 	t.Helper()
+	settle(t, soon, m.pops...) // a row that is not here yet would not be changed
 	if err := m.pops[0].write("UPDATE backends SET healthy=(id='" + id + "')"); err != nil {
 		t.Fatal(err)
 	}
