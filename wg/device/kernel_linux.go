@@ -61,7 +61,7 @@ func (l *systemLink) makeKernel(alias string) error {
 			return foreign(l.name)
 		}
 		l.link = old
-		return nil
+		return l.setRoutes(nil) // nobody else says that there are none
 	}
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = l.name

@@ -15,7 +15,10 @@ import (
 	"github.com/edgeproxy/edgeproxy/wg"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	isolate()
+	goleak.VerifyTestMain(m)
+}
 
 type keys struct {
 	private [32]byte
