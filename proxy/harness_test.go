@@ -45,11 +45,13 @@ type relayUnderTest interface {
 	Stats() Stats
 }
 
-// implementations must behave alike: every case runs against each.
-var implementations = []struct {
+type implementation struct {
 	name string
 	make func(Config, *route.Router, Geo, zerolog.Logger) relayUnderTest
-}{
+}
+
+// implementations must behave alike: every case runs against each.
+var implementations = []implementation{
 	{"goroutines", func(cfg Config, r *route.Router, g Geo, log zerolog.Logger) relayUnderTest {
 		cfg.Relay = Goroutines
 		return counting{New(cfg, r, g, log)}
