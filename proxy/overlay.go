@@ -13,7 +13,8 @@ import (
 // Overlay reaches backends that the kernel does not, through a network stack in
 // this process. Both methods are safe for concurrent use; Reaches is asked for
 // every connection and must neither block nor allocate. What DialContext
-// returns has CloseWrite and SetLinger as a *net.TCPConn does.
+// returns has CloseWrite and SetLinger as a *net.TCPConn does, and its Read
+// takes no reset for an end, whoever was told of it before.
 type Overlay interface {
 	Reaches(netip.Addr) bool
 	DialContext(ctx context.Context, network, addr string) (net.Conn, error)

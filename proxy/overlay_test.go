@@ -2,12 +2,16 @@ package proxy
 
 import (
 	"context"
+	"io"
 	"net"
 	"net/netip"
 	"slices"
+	"sync/atomic"
+	"syscall"
 
 	"github.com/edgeproxy/edgeproxy/proxy/route"
 	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
 )
 
 // everyPath are the implementations, and the goroutines with backends that are
@@ -30,13 +34,34 @@ func (everything) DialContext(ctx context.Context, network, addr string) (net.Co
 	if err != nil {
 		return nil, err
 	}
-	return hidden{c, c.(*net.TCPConn)}, nil
+	raw, err := c.(*net.TCPConn).SyscallConn()
+	return &hidden{Conn: c, tcp: c.(*net.TCPConn), raw: raw}, err
 }
 
 type hidden struct {
 	net.Conn
-	tcp *net.TCPConn
+	tcp   *net.TCPConn
+	raw   syscall.RawConn
+	ended atomic.Bool // by us
 }
 
-func (h hidden) CloseWrite() error           { return h.tcp.CloseWrite() }
-func (h hidden) SetLinger(seconds int) error { return h.tcp.SetLinger(seconds) }
+func (h *hidden) SetLinger(seconds int) error { return h.tcp.SetLinger(seconds) }
+
+func (h *hidden) CloseWrite() error {
+	h.ended.Store(true)
+	return h.tcp.CloseWrite()
+}
+
+// Read has the overlay's contract: the kernel tells of a reset once, and that
+// may have been a write. See direction.eof.
+func (h *hidden) Read(b []byte) (int, error) {
+	n, err := h.tcp.Read(b)
+	if err == io.EOF && !h.ended.Load() {
+		cut := false
+		_ = h.raw.Control(func(fd uintptr) { cut = poll(int(fd))&(unix.POLLHUP|unix.POLLERR) == unix.POLLHUP })
+		if cut && !h.ended.Load() {
+			err = syscall.ECONNRESET
+		}
+	}
+	return n, err
+}

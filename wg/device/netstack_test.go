@@ -160,6 +160,9 @@ func TestReset(t *testing.T) {
 			if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
 				t.Errorf("read: %v, want ECONNRESET", err)
 			}
+			if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("read once more: %v, want ECONNRESET: what was cut off is no end", err)
+			}
 		})
 	}
 }

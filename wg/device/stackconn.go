@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
 )
 
@@ -95,6 +96,11 @@ func (c *stackConn) Read(b []byte) (int, error) {
 		case *tcpip.ErrClosedForReceive:
 			if err := c.check(&c.readable); err != nil {
 				return 0, c.failed("read", err)
+			}
+			// The stack tells of a reset once, and that may have been a write:
+			// what was cut off must not look complete.
+			if tcp.EndpointState(c.ep.State()) == tcp.StateError {
+				return 0, c.failed("read", syscall.ECONNRESET)
 			}
 			return 0, io.EOF
 		default:
