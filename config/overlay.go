@@ -19,7 +19,7 @@ func endpoint(s string) error {
 		return nil
 	}
 	at, err := netip.ParseAddrPort(s)
-	if err != nil || at.Port() == 0 || at.Addr().IsUnspecified() || at.Addr().IsMulticast() {
+	if err != nil || at.Port() == 0 || at.Addr().Zone() != "" || at.Addr().IsUnspecified() || at.Addr().IsMulticast() {
 		return fault{what: "is not where others could send a packet", hint: "e.g. 198.51.100.7:51820 or [2001:db8::7]:51820"}
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 	"strings"
@@ -46,7 +47,7 @@ func readOverlay(pops, peers [][]any) *overlayRows {
 	for _, row := range pops {
 		p := rowReader{row: row}
 		pop := wg.POP{
-			Name: p.text(0), Region: p.text(1), Key: p.key(2, true), Next: p.key(3, false), Four: p.addr(4), Six: p.addr(5),
+			Name: p.name(), Region: p.text(1), Key: p.key(2, true), Next: p.key(3, false), Four: p.addr(4), Six: p.addr(5),
 			Endpoint: p.addrPort(6), Topology: wg.Topology(p.text(7)), Claimed: p.integer(8),
 		}
 		if r.sound(pop.Name, pop.Region, p.err) {
@@ -56,8 +57,11 @@ func readOverlay(pops, peers [][]any) *overlayRows {
 	for _, row := range peers {
 		p := rowReader{row: row}
 		d := wg.Device{
-			Name: p.text(0), Region: p.text(1), Key: p.key(2, true), Four: p.addr(3), Six: p.addr(4),
+			Name: p.name(), Region: p.text(1), Key: p.key(2, true), Four: p.addr(3), Six: p.addr(4),
 			Endpoint: p.addrPort(5), Via: p.list(6), Claimed: p.integer(8),
+		}
+		if d.Claimed == 0 {
+			d.Claimed = math.MaxInt64 // nobody says when: after all others
 		}
 		for _, text := range p.list(7) {
 			route, err := netip.ParsePrefix(text)
@@ -119,6 +123,17 @@ type rowReader struct {
 
 func (p *rowReader) fail(err error) { p.err = cmp.Or(p.err, err) }
 
+// name is the first column, the key. A blob would be another row than the text
+// of the same bytes.
+func (p *rowReader) name() string {
+	if len(p.row) > 0 {
+		if _, is := p.row[0].(string); !is {
+			p.fail(fmt.Errorf("its name is %T, want text", p.row[0]))
+		}
+	}
+	return p.text(0)
+}
+
 // text is a column of text, empty for NULL.
 func (p *rowReader) text(i int) string {
 	if i >= len(p.row) {
@@ -179,12 +194,23 @@ func (p *rowReader) addrPort(i int) netip.AddrPort {
 	if text == "" {
 		return netip.AddrPort{}
 	}
+	a, err := parseEndpoint(text)
+	p.fail(err)
+	return a
+}
+
+// parseEndpoint takes the address and port of one host. A zone is whatever
+// somebody writes behind a percent sign, ends of lines too, and means nothing on
+// another machine.
+func parseEndpoint(text string) (netip.AddrPort, error) {
 	a, err := netip.ParseAddrPort(text)
-	if err == nil && (a.Port() == 0 || a.Addr().IsUnspecified() || a.Addr().IsMulticast() || a.Addr() == netip.AddrFrom4([4]byte{255, 255, 255, 255})) {
+	if err == nil && (a.Addr().Zone() != "" || a.Port() == 0 || a.Addr().IsUnspecified() || a.Addr().IsMulticast() || a.Addr().Unmap() == netip.AddrFrom4([4]byte{255, 255, 255, 255})) {
 		err = fmt.Errorf("endpoint %q: want the address and port of one host", text)
 	}
-	p.fail(err)
-	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()), nil
 }
 
 func (p *rowReader) list(i int) (list []string) {

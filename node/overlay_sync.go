@@ -32,7 +32,7 @@ func (o *overlay) tag() string {
 // tagged is a member as its tag has it.
 func (o *overlay) tagged(x membership.Member) (p wg.POP, ok bool) {
 	key, at, found := strings.Cut(x.Tags[tagWG], ",")
-	if !found || x.Tags[tagRole] != roleOurs {
+	if !found || x.Tags[tagRole] != roleOurs || !peerName.MatchString(x.Name) || !regionCode.MatchString(x.Tags[tagRegion]) {
 		return p, false
 	}
 	p = wg.POP{Name: x.Name, Region: x.Tags[tagRegion], Six: o.networks.POPSix(x.Name), Claimed: 1<<63 - 1}
@@ -41,8 +41,9 @@ func (o *overlay) tagged(x membership.Member) (p wg.POP, ok bool) {
 		return p, false
 	}
 	if port, err := strconv.ParseUint(at, 10, 16); err == nil && port > 0 {
-		p.Endpoint = netip.AddrPortFrom(x.Addr.Addr().Unmap(), uint16(port))
-	} else if p.Endpoint, err = netip.ParseAddrPort(at); err != nil {
+		at = netip.AddrPortFrom(x.Addr.Addr().Unmap(), uint16(port)).String()
+	}
+	if p.Endpoint, err = parseEndpoint(at); err != nil {
 		return p, false
 	}
 	return p, true

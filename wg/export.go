@@ -60,7 +60,7 @@ func quick(who string, key Key, addresses []netip.Prefix, port uint16, mtu int, 
 			fmt.Fprintf(&b, "AllowedIPs = %s\n", join(p.AllowedIPs))
 		}
 		if p.Endpoint.IsValid() {
-			fmt.Fprintf(&b, "Endpoint = %s\n", p.Endpoint)
+			fmt.Fprintf(&b, "Endpoint = %s\n", netip.AddrPortFrom(p.Endpoint.Addr().WithZone(""), p.Endpoint.Port()))
 		}
 		if p.Keepalive > 0 {
 			fmt.Fprintf(&b, "PersistentKeepalive = %d\n", int(p.Keepalive.Seconds()))

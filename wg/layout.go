@@ -202,19 +202,14 @@ func (b *builder) assign(name string, prefixes ...netip.Prefix) {
 	}
 }
 
-// device has a tunnel with a plain device, or sends what is for it to the POP that has.
+// device has a tunnel with a plain device, or sends what is for it to its gateway.
 func (b *builder) device(me *POP, d *Device) {
 	prefixes := append(addressesOf(d.Four, d.Six), d.Routes...)
 	if d.tunnels(me.Name) {
 		b.tunnels["/"+d.Name] = &Peer{Name: d.Name, Key: d.Key, Endpoint: d.Endpoint, AllowedIPs: prefixes, Keepalive: keepalive(d.Endpoint)}
 		return
 	}
-	for _, name := range d.Via {
-		if p, ok := b.pop(name); ok && b.alive(p) {
-			b.assign(name, prefixes...)
-			return
-		}
-	}
+	b.assign(b.gateway(d), prefixes...)
 }
 
 func (b *builder) plan(me *POP) Plan {
@@ -248,8 +243,9 @@ func (b *builder) forwards(me *POP) bool {
 }
 
 // gateway is the POP through which a plain device reaches what it has no tunnel
-// with: the first of its Via, else the POP that has been there longest. It does
-// not depend on who is alive, since nobody changes the device's file.
+// with, and through which those reach it: the first of its Via, else the POP that
+// can be reached and has been there longest. It does not depend on who is alive,
+// since nobody changes the device's file.
 func (v *view) gateway(d *Device) string {
 	for _, name := range d.Via {
 		if _, ok := v.pop(name); ok {
@@ -259,7 +255,9 @@ func (v *view) gateway(d *Device) string {
 	if len(d.Via) > 0 || len(v.roster.POPs) == 0 {
 		return ""
 	}
-	return slices.MinFunc(v.roster.POPs, func(a, b POP) int { return cmp.Or(cmp.Compare(a.Claimed, b.Claimed), cmp.Compare(a.Name, b.Name)) }).Name
+	return slices.MinFunc(v.roster.POPs, func(a, b POP) int {
+		return cmp.Or(rank(a.Endpoint.IsValid(), b.Endpoint.IsValid()), cmp.Compare(a.Claimed, b.Claimed), cmp.Compare(a.Name, b.Name))
+	}).Name
 }
 
 // Hub says whether a POP is one now.

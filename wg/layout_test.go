@@ -119,7 +119,7 @@ func TestEverybodyReachesEverybody(t *testing.T) {
 				walk(t, l, r, dead, a.Name, b.Name, a.Six, b.Six)
 			}
 			walk(t, l, r, dead, a.Name, "d-all", a.Four, devices[0].Four)
-			if !dead["pop-0000"] || !dead["pop-0001"] {
+			if !dead["pop-0000"] || a.Name == "pop-0001" { // the first of via carries for the others
 				walk(t, l, r, dead, a.Name, "d-via", a.Six, devices[1].Six)
 				walk(t, l, r, dead, a.Name, "d-via", a.Four, netip.MustParseAddr("192.168.7.9"))
 			}

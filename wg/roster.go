@@ -26,7 +26,7 @@ type Device struct {
 	Key          Key
 	Four, Six    netip.Addr
 	Endpoint     netip.AddrPort // invalid: it comes by itself
-	Via          []string       // the POPs that have a tunnel with it, the first that is alive for the others too; none: all have
+	Via          []string       // the POPs that have a tunnel with it, the first for the others too; none: all have
 	Routes       []netip.Prefix // networks behind it
 	Claimed      int64
 }
@@ -63,9 +63,11 @@ func (h holder) String() string {
 
 // claims are what is held so far.
 type claims struct {
+	held     map[Key]holder // before
 	keys     map[Key]holder
 	addrs    map[netip.Addr]holder
 	routes   map[netip.Prefix]holder
+	outside  map[netip.Addr]string // where packets of the overlay itself go, and whose they are
 	problems []Problem
 }
 
@@ -108,16 +110,37 @@ func Settle(pops []POP, devices []Device, networks Networks, before Roster) (Ros
 	order := func(a, b claim) int {
 		return cmp.Or(rank(a.holder.pop, b.holder.pop), cmp.Compare(a.at, b.at), cmp.Compare(a.name, b.name))
 	}
-	c := claims{keys: map[Key]holder{}, addrs: map[netip.Addr]holder{}, routes: map[netip.Prefix]holder{}}
-	// Keys first, in the order of who held them; then addresses, in that of the claims alone.
+	c := claims{held: held, keys: map[Key]holder{}, addrs: map[netip.Addr]holder{}, routes: map[netip.Prefix]holder{}, outside: map[netip.Addr]string{}}
+	// Keys first, in the order of who held them, and those in use before those that
+	// somebody says he will use; then addresses, in the order of the claims alone.
 	slices.SortFunc(all, func(a, b claim) int { return cmp.Or(rank(a.incumbent, b.incumbent), order(a, b)) })
+	names := map[string]bool{}
+	for _, x := range all {
+		names[x.name] = names[x.name] || x.pop != nil
+	}
 	all = slices.DeleteFunc(all, func(x claim) bool {
 		if x.pop != nil {
-			return !c.popKeys(x.pop, x.holder)
+			return !c.take(x.pop.Key, x.holder)
+		}
+		if names[x.name] {
+			c.refuse(x.holder, "has the name of a POP: refused; add it under another")
+			return true
 		}
 		return !c.take(x.device.Key, x.holder)
 	})
+	for _, x := range all {
+		if x.pop != nil {
+			c.next(x.pop, x.holder)
+		}
+	}
 	slices.SortFunc(all, order)
+	for _, x := range all {
+		if x.pop != nil {
+			c.endpoint(&x.pop.Endpoint, x.holder, networks)
+		} else {
+			c.endpoint(&x.device.Endpoint, x.holder, networks)
+		}
+	}
 	var r Roster
 	for _, x := range all {
 		if x.pop != nil {
@@ -148,19 +171,34 @@ func (c *claims) refuse(h holder, format string, args ...any) {
 	c.problems = append(c.problems, Problem{Name: h.name, Message: fmt.Sprintf(format, args...)})
 }
 
-// popKeys takes the key and the next one; false where the key is another's.
-func (c *claims) popKeys(p *POP, h holder) bool {
-	if !c.take(p.Key, h) {
-		return false
+// next takes the key that a POP is about to change to, unless it is or was another's.
+func (c *claims) next(p *POP, h holder) {
+	if p.Next == (Key{}) || p.Next == p.Key {
+		return
 	}
-	if p.Next != (Key{}) && p.Next != p.Key && !c.take(p.Next, h) {
+	if !c.take(p.Next, h) {
 		p.Next = Key{}
 	}
-	return true
+}
+
+// endpoint is where packets go outside the overlay: inside it they would go round
+// and round.
+func (c *claims) endpoint(at *netip.AddrPort, h holder, n Networks) {
+	if n.Contains(at.Addr()) {
+		c.refuse(h, "says that it is reached at %s, which is in the overlay itself: refused", at)
+		*at = netip.AddrPort{}
+	}
+	if at.IsValid() {
+		c.outside[at.Addr().Unmap()] = h.String()
+	}
 }
 
 func (c *claims) take(k Key, h holder) bool {
-	if other, taken := c.keys[k]; taken {
+	other, taken := c.keys[k]
+	if was, known := c.held[k]; !taken && known && was != h {
+		other, taken = was, true
+	}
+	if taken {
 		c.refuse(h, "claims the key of %s, %s: refused; give it a key of its own (\"edgeproxy wg rotate\" on a POP)", other, k)
 		return false
 	}
@@ -169,11 +207,13 @@ func (c *claims) take(k Key, h holder) bool {
 }
 
 func (c *claims) popAddresses(p *POP, h holder, n Networks) {
-	if want := n.POPSix(p.Name); p.Six != want {
+	if want := n.POPSix(p.Name); p.Six.IsValid() && p.Six != want { // it may have none: some machines have no IPv6
 		c.refuse(h, "says that its IPv6 address is %s, by its name it is %s: do all POPs have the same --wg-networks?", p.Six, want)
 		p.Six = want
 	}
-	c.addrs[p.Six] = h // of its name alone: of 2^64, so no other has it
+	if p.Six.IsValid() {
+		c.addrs[p.Six] = h // of its name alone: of 2^64, so no other has it
+	}
 	p.Four = c.address(p.Four, h, n)
 }
 
@@ -208,9 +248,20 @@ func (c *claims) address(a netip.Addr, h holder, n Networks) netip.Addr {
 // route takes a network behind a device, which may overlap with no other and
 // not with the overlay itself.
 func (c *claims) route(r netip.Prefix, h holder, n Networks) bool {
-	if !r.IsValid() || r != r.Masked() || r.Bits() == 0 {
-		c.refuse(h, "cannot have the route %s: want a network, like 192.168.7.0/24", r)
+	least := 8 // shorter ones are most of the internet
+	if r.Addr().Is6() {
+		least = 16
+	}
+	at := r.Addr()
+	if !r.IsValid() || r != r.Masked() || r.Bits() < least || at.Is4In6() || at.IsLoopback() || at.IsLinkLocalUnicast() || at.IsMulticast() || at.IsUnspecified() {
+		c.refuse(h, "cannot have the route %s: want a network of one site, like 192.168.7.0/24", r)
 		return false
+	}
+	for at, who := range c.outside {
+		if r.Contains(at) {
+			c.refuse(h, "cannot have the route %s: %s is reached at %s, outside the overlay", r, who, at)
+			return false
+		}
 	}
 	if n.Four.IsValid() && r.Overlaps(n.Four) || r.Overlaps(n.Six) {
 		c.refuse(h, "cannot have the route %s: it overlaps with the overlay's own network", r)

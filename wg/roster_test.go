@@ -29,21 +29,29 @@ func TestClaims(t *testing.T) {
 		message string
 		gone    bool
 	}{
-		"nothing wrong":                {func([]POP, []Device) {}, "", "", false},
-		"a POP's key":                  {func(p []POP, _ []Device) { p[1].Key = p[0].Key }, "pop-0001", "key of POP pop-0000", true},
-		"a POP's next key":             {func(p []POP, _ []Device) { p[0].Next, p[1].Key = key(7), key(7) }, "pop-0001", "key of POP pop-0000", true},
-		"a POP's key as the next":      {func(p []POP, _ []Device) { p[1].Next = p[0].Key }, "pop-0001", "key of POP pop-0000", false},
-		"a POP's key, earlier":         {func(p []POP, _ []Device) { p[1].Key, p[1].Claimed = p[0].Key, -9 }, "pop-0001", "key of POP pop-0000", true},
-		"a POP's address":              {func(p []POP, _ []Device) { p[1].Four = p[0].Four }, "pop-0001", "of POP pop-0000", false},
-		"a POP's IPv6 address":         {func(p []POP, _ []Device) { p[1].Six = p[0].Six }, "pop-0001", "by its name it is", false},
-		"a device's POP address":       {func(p []POP, d []Device) { d[0].Six = p[0].Six }, "d", "of POP pop-0000", false},
-		"a device's key":               {func(p []POP, d []Device) { d[0].Key = p[0].Key }, "d", "key of POP pop-0000", true},
-		"an address of no network":     {func(p []POP, d []Device) { d[0].Four = netip.MustParseAddr("8.8.8.8") }, "d", "none of the overlay's", false},
-		"a route into the overlay":     {func(p []POP, d []Device) { d[0].Routes = route("10.50.7.0/24") }, "d", "the overlay's own", false},
-		"a route to everything":        {func(p []POP, d []Device) { d[0].Routes = route("0.0.0.0/0") }, "d", "want a network", false},
-		"a route that overlaps":        {func(p []POP, d []Device) { d[0].Routes, d[1].Routes = route("192.168.0.0/16"), route("192.168.7.0/24") }, "e", "overlaps with 192.168.0.0/16 of peer d", false},
-		"a route with bits behind it":  {func(p []POP, d []Device) { d[0].Routes = route("192.168.7.1/24") }, "d", "want a network", false},
-		"the same address of two pops": {func(p []POP, _ []Device) { p[0].Four, p[0].Claimed = p[1].Four, 5 }, "pop-0000", "of POP pop-0001", false},
+		"nothing wrong":                    {func([]POP, []Device) {}, "", "", false},
+		"a POP's key":                      {func(p []POP, _ []Device) { p[1].Key = p[0].Key }, "pop-0001", "key of POP pop-0000", true},
+		"a POP's next key":                 {func(p []POP, _ []Device) { p[0].Next, p[1].Key = key(7), key(7) }, "pop-0001", "key of POP pop-0000", true},
+		"a POP's key as the next":          {func(p []POP, _ []Device) { p[1].Next = p[0].Key }, "pop-0001", "key of POP pop-0000", false},
+		"a POP's key, earlier":             {func(p []POP, _ []Device) { p[1].Key, p[1].Claimed = p[0].Key, -9 }, "pop-0001", "key of POP pop-0000", true},
+		"a POP's address":                  {func(p []POP, _ []Device) { p[1].Four = p[0].Four }, "pop-0001", "of POP pop-0000", false},
+		"a POP's IPv6 address":             {func(p []POP, _ []Device) { p[1].Six = p[0].Six }, "pop-0001", "by its name it is", false},
+		"a device's POP address":           {func(p []POP, d []Device) { d[0].Six = p[0].Six }, "d", "of POP pop-0000", false},
+		"a device's key":                   {func(p []POP, d []Device) { d[0].Key = p[0].Key }, "d", "key of POP pop-0000", true},
+		"a POP's key as the next, earlier": {func(p []POP, _ []Device) { p[1].Next, p[1].Claimed = p[0].Key, -9 }, "pop-0001", "key of POP pop-0000", false},
+		"a device's key as the next":       {func(p []POP, d []Device) { p[1].Next, p[1].Claimed = d[0].Key, -9 }, "pop-0001", "key of peer d", false},
+		"the name of a POP":                {func(p []POP, d []Device) { d[1].Name = "pop-0000" }, "pop-0000", "the name of a POP", false},
+		"an endpoint in the overlay":       {func(p []POP, _ []Device) { p[1].Endpoint = netip.AddrPortFrom(p[1].Six, 9) }, "pop-0001", "in the overlay itself", false},
+		"a route to a POP's endpoint":      {func(p []POP, d []Device) { d[0].Routes = route("192.0.2.0/24") }, "d", "outside the overlay", false},
+		"half of the internet":             {func(p []POP, d []Device) { d[0].Routes = route("128.0.0.0/1") }, "d", "want a network of one site", false},
+		"a route to loopback":              {func(p []POP, d []Device) { d[0].Routes = route("127.0.0.0/8") }, "d", "want a network of one site", false},
+		"no IPv6":                          {func(p []POP, _ []Device) { p[1].Six = netip.Addr{} }, "", "", false},
+		"an address of no network":         {func(p []POP, d []Device) { d[0].Four = netip.MustParseAddr("8.8.8.8") }, "d", "none of the overlay's", false},
+		"a route into the overlay":         {func(p []POP, d []Device) { d[0].Routes = route("10.50.7.0/24") }, "d", "the overlay's own", false},
+		"a route to everything":            {func(p []POP, d []Device) { d[0].Routes = route("0.0.0.0/0") }, "d", "want a network", false},
+		"a route that overlaps":            {func(p []POP, d []Device) { d[0].Routes, d[1].Routes = route("192.168.0.0/16"), route("192.168.7.0/24") }, "e", "overlaps with 192.168.0.0/16 of peer d", false},
+		"a route with bits behind it":      {func(p []POP, d []Device) { d[0].Routes = route("192.168.7.1/24") }, "d", "want a network", false},
+		"the same address of two pops":     {func(p []POP, _ []Device) { p[0].Four, p[0].Claimed = p[1].Four, 5 }, "pop-0000", "of POP pop-0001", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			before, _ := Settle(pops(2, "sa"), nil, testNetworks, Roster{})
@@ -52,6 +60,9 @@ func TestClaims(t *testing.T) {
 			}
 			list := pops(2, "sa")
 			devices := []Device{{Name: "d", Key: key(100), Claimed: 10}, {Name: "e", Key: key(101), Claimed: 11}}
+			if name == "a device's key as the next" {
+				before.Devices = slices.Clone(devices)
+			}
 			c.change(list, devices)
 			r, problems := Settle(list, devices, testNetworks, before)
 			if c.liar == "" {

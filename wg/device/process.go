@@ -51,10 +51,17 @@ func startProcess(cfg Config, nic tun.Device, log zerolog.Logger, fail func(erro
 }
 
 func (p *process) configure(changes []wg.Change) error {
-	if err := p.dev.IpcSet(encodeChanges(changes)); err != nil {
-		return fmt.Errorf("configure WireGuard peers: %w", err)
+	if p.dev.IpcSet(encodeChanges(changes)) == nil {
+		return nil
 	}
-	return nil
+	// It ends at the first that it does not take. The others are no worse for it.
+	var errs []error
+	for i := range changes {
+		if err := p.dev.IpcSet(encodeChanges(changes[i : i+1])); err != nil {
+			errs = append(errs, fmt.Errorf("configure WireGuard peer %s: %w", changes[i].Name, err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func (p *process) setKey(key [32]byte) error {

@@ -35,7 +35,7 @@ func encodeChanges(changes []wg.Change) string {
 			continue
 		}
 		if c.NewEndpoint && c.Endpoint.IsValid() {
-			fmt.Fprintf(&b, "endpoint=%s\n", unmap(c.Endpoint))
+			fmt.Fprintf(&b, "endpoint=%s\n", unmap(netip.AddrPortFrom(c.Endpoint.Addr().WithZone(""), c.Endpoint.Port())))
 		}
 		if c.NewAllowedIPs {
 			b.WriteString("replace_allowed_ips=true\n")
