@@ -44,7 +44,7 @@ func TestOverlayNetBadStart(t *testing.T) {
 		{"foreign bridge", "tun", foreignLink("ip link add wg0 type bridge && ip addr add 192.0.2.1/24 dev wg0"), foreign},
 		{"foreign TUN", "tun", foreignLink("ip tuntap add dev wg0 mode tun && ip addr add 192.0.2.1/24 dev wg0"), foreign},
 		{"foreign WireGuard", "tun", foreignWG, foreign},
-		{"foreign WireGuard/auto", "auto", foreignWG, []string{}}, // whatever else it finds
+		{"foreign WireGuard/auto", "auto", foreignWG, foreign}, // another beside it would only hide it
 		{"key of all/tun", "tun", keyFile(key+"\n", 0o644), []string{"routing.db.wg", "0600|chmod 600|chmod go="}},
 		{"key of all/netstack", "netstack", keyFile(key+"\n", 0o644), []string{"routing.db.wg", "0600|chmod 600|chmod go="}},
 		{"key of nothing", "netstack", keyFile("no key\n", 0o600), []string{"routing.db.wg"}},

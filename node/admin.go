@@ -177,7 +177,7 @@ func (a *admin) DeleteBackend(ctx context.Context, id string) error {
 // when it returns: whoever is told "done" finds it done.
 func (a *admin) write(ctx context.Context, fn func(tx *sqlite.Tx) error) error {
 	err := a.store().Write(ctx, fn)
-	if errors.Is(err, api.ErrNotFound) || errors.Is(err, api.ErrExists) || errors.As(err, new(*mesh.FieldError)) {
+	if errors.Is(err, api.ErrNotFound) || errors.Is(err, api.ErrExists) || errors.Is(err, api.ErrConflict) || errors.As(err, new(*mesh.FieldError)) {
 		return err
 	}
 	if err == nil {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/netip"
 	"slices"
@@ -51,7 +52,8 @@ type overlay struct {
 	want     atomic.Pointer[wg.POP]            // this POP's row as it should be, of no name where it should be gone; nil: it is as it should be
 	wanted   chan struct{}                     // size 1: want has changed
 	unsaid   atomic.Pointer[string]            // why want is not written
-	dialing  atomic.Pointer[device.Device]     // what user-space connections go through; nil: the kernel has them all
+	dialing  atomic.Pointer[device.Device]     // what connections in this process go through; nil: it does not work now
+	within   atomic.Bool                       // the overlay is in this process: the kernel knows no way there, or a wrong one
 	reach    atomic.Pointer[[]netip.Prefix]    // networks behind plain devices
 	peerAt   atomic.Pointer[map[string]string] // of record streams: where they go through the overlay, by where they would go without
 
@@ -61,6 +63,7 @@ type overlay struct {
 	device   *device.Device // nil while it does not work
 	mode     device.Mode    // of the device, also while it is gone
 	broken   string         // why it does not work
+	closed   bool
 	retry    time.Time
 	noSix    string         // why it has no IPv6; empty: it has
 	addrs    []netip.Prefix // that the device has
@@ -73,8 +76,8 @@ type overlay struct {
 	echoes   map[string]*echo    // by name
 	endSync  func()              // of the record streams' listener in the device
 
-	syncOf     *replication // whose listener that is
-	syncFailed bool         // there is none, as was logged
+	syncOf *replication   // whose listener that is
+	syncAt []netip.Prefix // and at which addresses
 }
 
 // newOverlay opens nothing.
@@ -90,6 +93,7 @@ func newOverlay(cfg *config.Config, node string, router *route.Router, log zerol
 		poked:  make(chan struct{}, 1), wanted: make(chan struct{}, 1), changed: map[string]wg.Key{}, silent: map[wg.Key]*silence{}, echoes: map[string]*echo{},
 	}
 	o.rows.Store(&overlayRows{})
+	o.within.Store(cfg.WG == string(device.Netstack))
 	o.keys.path = cfg.DBPath + ".wg"
 	return o, nil
 }
@@ -129,7 +133,7 @@ func (o *overlay) open(now time.Time) {
 }
 
 func (o *overlay) openLocked(now time.Time) {
-	if o.off() || o.device != nil || now.Before(o.retry) {
+	if o.off() || o.closed || o.device != nil || now.Before(o.retry) {
 		return
 	}
 	o.retry = now.Add(overlayAgain)
@@ -160,13 +164,18 @@ func (o *overlay) openLocked(now time.Time) {
 		}
 		if err != nil {
 			failures = append(failures, fmt.Sprintf("%s: %v", mode, err))
-			continue
+			if elsewhere(err) {
+				continue
+			}
+			break
 		}
 		if len(failures) > 0 {
 			o.log.Info().Str("mode", string(mode)).Strs("instead_of", failures).Msg("overlay")
 		}
 		o.device, o.mode, o.broken, o.addrs, o.plan = d, mode, "", cfg.Addresses, wg.Plan{}
+		o.reach.Store(nil)
 		if mode == device.Netstack {
+			o.within.Store(true)
 			o.dialing.Store(d)
 		}
 		o.log.Info().Str("mode", string(mode)).Str("interface", o.cfg.WGInterface).Uint16("port", d.Port()).Msg("overlay up")
@@ -176,6 +185,17 @@ func (o *overlay) openLocked(now time.Time) {
 		return
 	}
 	o.fail(errors.New(strings.Join(failures, "; ")))
+}
+
+// elsewhere says whether another kind of device may do. Where the interface, the
+// port or an address is another's, a device beside it would only hide that.
+func elsewhere(err error) bool {
+	for _, lacks := range []error{device.ErrNoKernel, device.ErrNoTUN, device.ErrRights, device.ErrUnsupported} {
+		if errors.Is(err, lacks) {
+			return true
+		}
+	}
+	return false
 }
 
 // addresses are this POP's by its row; before there is one, the one that
@@ -195,6 +215,14 @@ func (o *overlay) possible(addrs []netip.Prefix) []netip.Prefix {
 		return addrs
 	}
 	return slices.DeleteFunc(slices.Clone(addrs), func(a netip.Prefix) bool { return a.Addr().Is6() })
+}
+
+// six is this POP's IPv6 address; none where the machine has no IPv6.
+func (o *overlay) six() netip.Addr {
+	if o.noSix != "" {
+		return netip.Addr{}
+	}
+	return o.networks.POPSix(o.node)
 }
 
 // userspace says whether backends in the overlay are reached through a stack in
@@ -230,9 +258,11 @@ func (o *overlay) run(ctx context.Context) {
 	}
 }
 
+// close takes the device down for good: another process may have it now.
 func (o *overlay) close() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	o.closed = true
 	o.dropLocked()
 }
 
@@ -299,7 +329,7 @@ func (o *overlay) follow(ctx context.Context, m *replication, now time.Time) err
 	members := m.ring.Members()
 	o.heardNewKeys(rows)
 	pops := o.seen(rows, members, m.streams.Peers(), now)
-	roster, problems := wg.Settle(pops, rows.devices, o.networks, o.roster)
+	roster, problems := wg.Settle(pops, rows.devices, o.networks, o.incumbents())
 	problems = append(slices.Clone(rows.problems), problems...)
 	for _, p := range roster.POPs {
 		if p.Topology != "" && p.Topology != o.layout.Topology {
@@ -310,9 +340,9 @@ func (o *overlay) follow(ctx context.Context, m *replication, now time.Time) err
 	o.speak(m, rows, roster, members)
 	o.roster, o.problems = roster, problems
 	plan := o.layout.Plan(o.node, roster)
-	o.streamsThrough(m, roster, members)
+	o.streamsThrough(roster, members)
 	if len(plan.Addresses) == 0 {
-		return nil // this POP's row is on its way into the picture
+		return errors.New("this POP has no address in the overlay: neither IPv6 on this machine nor a free IPv4 address")
 	}
 	return o.apply(ctx, m, plan, now)
 }
@@ -328,29 +358,51 @@ func (o *overlay) apply(ctx context.Context, m *replication, plan wg.Plan, now t
 		o.log.Debug().Str("peer", c.Name).Stringer("key", c.Key).Bool("removed", c.Remove).Str("allowed_ips", fmt.Sprint(c.AllowedIPs)).Msg("overlay peer")
 	}
 	o.plan.Peers = plan.Peers
+	var errs []error // each is tried again, and keeps nothing else back
 	if addrs := o.possible(plan.Addresses); !slices.Equal(addrs, o.addrs) {
-		if err := o.device.SetAddresses(addrs); err != nil {
-			return err
+		err := o.device.SetAddresses(addrs)
+		if errs = append(errs, err); err == nil {
+			o.addrs = addrs
+			o.log.Info().Str("addresses", fmt.Sprint(addrs)).Msg("overlay addresses")
 		}
-		o.addrs = addrs
-		o.log.Info().Str("addresses", fmt.Sprint(addrs)).Msg("overlay addresses")
 	}
 	if plan.Forwards != o.plan.Forwards {
-		if err := o.device.SetForwarding(plan.Forwards); err != nil {
-			return err
+		err := o.device.SetForwarding(plan.Forwards)
+		if errs = append(errs, err); err == nil {
+			o.plan.Forwards = plan.Forwards
 		}
-		o.plan.Forwards = plan.Forwards
 	}
 	if !slices.Equal(plan.Routes, o.plan.Routes) {
-		if err := o.device.SetRoutes(plan.Routes); err != nil {
-			return err
+		err := o.device.SetRoutes(plan.Routes)
+		if errs = append(errs, err); err == nil {
+			o.plan.Routes = plan.Routes
 		}
-		o.plan.Routes = plan.Routes
 		o.reach.Store(&plan.Routes)
 	}
-	o.plan = plan
+	o.plan.Addresses = plan.Addresses
 	o.listenSync(ctx, m)
-	return o.mend(now)
+	return errors.Join(append(errs, o.mend(now))...)
+}
+
+// incumbents are who held which key before. This POP has its own, whoever else
+// may have claimed it while it was off.
+func (o *overlay) incumbents() wg.Roster {
+	own := wg.POP{Name: o.node}
+	own.Key, own.Next = o.keys.public()
+	before := wg.Roster{POPs: []wg.POP{own}, Devices: o.roster.Devices}
+	for _, p := range o.roster.POPs {
+		if p.Name != o.node && p.Key != own.Key && p.Next != own.Key {
+			before.POPs = append(before.POPs, p)
+		}
+	}
+	return before
+}
+
+// settled is the roster as it was last settled, for what is asked of it.
+func (o *overlay) settled() wg.Roster {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.roster
 }
 
 // complain logs problems that are new.
@@ -396,13 +448,22 @@ func (o *overlay) seen(rows *overlayRows, members []membership.Member, streams [
 	status := map[string]string{}
 	for _, x := range members {
 		status[x.Name] = x.Status
-		if _, has := slices.BinarySearchFunc(rows.pops, x.Name, func(p wg.POP, name string) int { return strings.Compare(p.Name, name) }); !has && !x.Self {
+		if _, has := rows.own(x.Name); !has && !x.Self {
 			if p, ok := o.tagged(x); ok {
 				pops = append(pops, p)
 			}
 		}
 	}
 	pops = append(pops, rows.pops...)
+	if o.cfg.SyncOver == "overlay" {
+		o.changedKeys(pops, members)
+	}
+	if _, has := rows.own(o.node); !has { // it is on its way
+		own := wg.POP{Name: o.node, Region: o.cfg.Region, Topology: o.layout.Topology, Endpoint: o.endpoint(members), Claimed: math.MaxInt64}
+		own.Key, own.Next = o.keys.public()
+		own.Six = o.six()
+		pops = append(pops, own)
+	}
 	pops = slices.DeleteFunc(pops, func(p wg.POP) bool { return status[p.Name] == membership.StatusLeft })
 	for i := range pops {
 		p := &pops[i]
@@ -419,14 +480,12 @@ func (o *overlay) speak(m *replication, rows *overlayRows, roster wg.Roster, mem
 	old, there := rows.own(o.node)
 	own := old
 	own.Name, own.Region, own.Key, own.Next = o.node, o.cfg.Region, now, next
-	own.Six, own.Topology, own.Endpoint = o.networks.POPSix(o.node), o.layout.Topology, o.endpoint(members)
+	own.Six, own.Topology, own.Endpoint = o.six(), o.layout.Topology, o.endpoint(members)
 	own.Alive, own.Changed = false, false
 	if len(m.waiting()) == 0 { // else it does not know yet what others have
 		held := slices.ContainsFunc(roster.POPs, func(p wg.POP) bool { return p.Name == o.node && p.Four.IsValid() })
-		if !held && o.networks.Four.IsValid() {
-			if own.Four = o.networks.POPFour(o.node, rows.taken(o.node)); own.Four != old.Four {
-				own.Claimed = m.now()
-			}
+		if !held {
+			own.Four = o.networks.POPFour(o.node, rows.taken(o.node))
 		}
 	}
 	if own.Claimed == 0 {
@@ -463,7 +522,7 @@ func (o *overlay) endpoint(members []membership.Member) netip.AddrPort {
 // Reaches says whether an address is reached through DialContext only: it is in
 // the overlay, and the overlay is in this process. It is asked for every connection.
 func (o *overlay) Reaches(a netip.Addr) bool {
-	if o.dialing.Load() == nil {
+	if !o.within.Load() {
 		return false
 	}
 	if o.networks.Contains(a) {

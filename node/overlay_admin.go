@@ -119,7 +119,7 @@ func texts[T fmt.Stringer](list []T) []string {
 func (n *Node) ExportWG(_ context.Context, name string) (api.WGFile, error) {
 	o := n.overlay
 	rows := o.rows.Load()
-	roster, _ := wg.Settle(rows.pops, rows.devices, o.networks, wg.Roster{})
+	roster, _ := wg.Settle(rows.pops, rows.devices, o.networks, o.settled())
 	for i := range roster.POPs {
 		roster.POPs[i].Alive = true // a file is not for the moment
 	}
@@ -168,20 +168,14 @@ func (o *overlay) rotate(ctx context.Context, m *replication) (r api.WGRotation,
 		return r, err
 	}
 	old, next := o.keys.public()
-	o.reconcile(ctx, time.Now()) // which writes the row
+	o.poke() // which has the row written
 	if err := o.told(ctx, m, old, next); err != nil {
 		return r, errors.Join(fmt.Errorf("%w: the old key stays; try again", err), o.keys.cancel())
 	}
-	o.mu.Lock()
-	err = o.keys.promote()
-	if err == nil && o.device != nil {
-		err = o.device.SetPrivateKey(o.keys.private())
-	}
-	o.mu.Unlock()
-	if err != nil {
+	if err := o.promote(); err != nil {
 		return r, err
 	}
-	o.reconcile(ctx, time.Now())
+	o.poke()
 	m.retagSoon()
 	if err := o.told(ctx, m, next, wg.Key{}); err != nil {
 		o.log.Warn().Err(err).Msg("the overlay's new key is in use, and not known to all yet")
@@ -194,6 +188,19 @@ func (o *overlay) rotate(ctx context.Context, m *replication) (r api.WGRotation,
 	}
 	o.log.Info().Str("old", r.Old).Str("new", r.New).Msg("overlay key changed")
 	return r, nil
+}
+
+// promote changes the device to the next key.
+func (o *overlay) promote() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.closed {
+		return fmt.Errorf("%w: this process ends, and the key is the next one's", api.ErrConflict)
+	}
+	if err := o.keys.promote(); err != nil || o.device == nil {
+		return err
+	}
+	return o.device.SetPrivateKey(o.keys.private())
 }
 
 // told waits until this POP's row has these keys, and then until every POP on a

@@ -65,7 +65,7 @@ func putOverlayRow(tx *sqlite.Tx, node string, row *wg.POP) error {
 	}
 	return tx.Put(sqlite.WGPops, node, map[string]any{
 		"region": row.Region, "public_key": row.Key.String(), "next_key": null(row.Next.String()),
-		"address": nullAddr(row.Four), "address6": row.Six.String(), "endpoint": nullAddrPort(row.Endpoint),
+		"address": nullAddr(row.Four), "address6": nullAddr(row.Six), "endpoint": nullAddrPort(row.Endpoint),
 		"topology": string(row.Topology), "claimed_ms": row.Claimed,
 	})
 }

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -51,9 +52,13 @@ func (n *Node) AddWGPeer(ctx context.Context, p api.WGPeer) (api.WGPeer, error) 
 	}
 	d.Claimed = m.now()
 	rows := o.rows.Load()
-	for _, x := range rows.devices {
-		if x.Name == d.Name {
-			return p, fmt.Errorf("%w: there is a peer %s already: remove it first, or name another", api.ErrConflict, d.Name)
+	there := fmt.Errorf("%w: there is a peer %s already: remove it first, or name another", api.ErrConflict, d.Name)
+	if slices.ContainsFunc(rows.devices, func(x wg.Device) bool { return x.Name == d.Name }) {
+		return p, there
+	}
+	for _, name := range d.Via {
+		if !slices.ContainsFunc(rows.pops, func(x wg.POP) bool { return x.Name == name }) {
+			return p, &mesh.FieldError{Field: "via", Message: fmt.Sprintf("no POP %s is in the overlay: \"edgeproxy members\" lists the POPs", name)}
 		}
 	}
 	if slices.ContainsFunc(rows.pops, func(x wg.POP) bool { return x.Name == d.Name }) {
@@ -65,13 +70,16 @@ func (n *Node) AddWGPeer(ctx context.Context, p api.WGPeer) (api.WGPeer, error) 
 	if !d.Six.IsValid() {
 		d.Six = o.networks.DeviceSix(d.Name, d.Region)
 	}
-	_, problems := wg.Settle(rows.pops, append(slices.Clone(rows.devices), d), o.networks, wg.Roster{})
+	_, problems := wg.Settle(rows.pops, append(slices.Clone(rows.devices), d), o.networks, o.settled())
 	for _, problem := range problems {
 		if problem.Name == d.Name {
 			return p, fmt.Errorf("%w: %s", api.ErrConflict, problem)
 		}
 	}
 	err = n.write(ctx, func(tx *sqlite.Tx) error {
+		if _, found, err := tx.Get(sqlite.WGPeers, d.Name); err != nil || found {
+			return cmp.Or(err, there)
+		}
 		return tx.Put(sqlite.WGPeers, d.Name, map[string]any{
 			"region": d.Region, "public_key": d.Key.String(), "address": nullAddr(d.Four), "address6": nullAddr(d.Six),
 			"endpoint": nullAddrPort(d.Endpoint), "via": null(strings.Join(d.Via, ",")), "routes": null(strings.Join(texts(d.Routes), ",")),

@@ -104,7 +104,7 @@ func TestOverlayRows(t *testing.T) {
 		t.Errorf("%+v", d)
 	}
 	for name, change := range map[string]func(row []any){
-		"its name is not":        func(row []any) { row[0] = nil },
+		"its name is <nil>":      func(row []any) { row[0] = nil },
 		"its name":               func(row []any) { row[0] = "a\nPostUp = reboot" },
 		"its region":             func(row []any) { row[1] = "sa\n[Interface]" },
 		"want a WireGuard key":   func(row []any) { row[2] = "x" },
@@ -118,7 +118,7 @@ func TestOverlayRows(t *testing.T) {
 		"one host":               func(row []any) { row[6] = "192.0.2.1:0" },
 		"column 7 is int64":      func(row []any) { row[6] = int64(4) },
 		"column 9 is string":     func(row []any) { row[8] = "long ago" },
-		"column 1 is float64":    func(row []any) { row[0] = 1.5 },
+		"its name is float64":    func(row []any) { row[0] = 1.5 },
 		"ParseAddr(\"a\\x00b\")": func(row []any) { row[4] = "a\x00b" },
 	} {
 		r := readOverlay([][]any{overlayRow(change), overlayRow(func(row []any) { row[0] = "good" })}, nil)
@@ -134,6 +134,7 @@ func FuzzOverlayRows(f *testing.F) {
 	key := wg.Key{1}.String()
 	f.Add("a", key, "", "10.50.0.1", "fd50:ed9e::1", "192.0.2.1:9", "a,b", "192.168.0.0/16", int64(3))
 	f.Add("a\nPostUp = reboot", key, "", "10.50.0.1", "fd50:ed9e::1", "192.0.2.1:9", "a,b", "192.168.0.0/16", int64(3))
+	f.Add("a", key, "", "10.50.0.1", "fd50:ed9e::1", "[fe80::1%x]:51820\n[Interface]\nPostUp = reboot\n[Peer]\nEndpoint = [fe80::2%y]:51820", "", "", int64(3))
 	f.Add("b", key, key, "fd50:ed9e::1", "10.50.0.1", "[fe80::1%x]:9", "", "::/0,10.50.1.0/24", int64(-1))
 	networks, err := wg.ParseNetworks([]netip.Prefix{netip.MustParsePrefix("10.50.0.0/16"), netip.MustParsePrefix("fd50:ed9e::/48")})
 	if err != nil {

@@ -47,7 +47,11 @@ func (n *Node) paint(ctx context.Context, p *part) error {
 				n.vigil.poke()
 			}
 		},
-		log: n.log.With().Str("component", "db").Logger(), overlay: n.overlay.read,
+		log: n.log.With().Str("component", "db").Logger(), overlay: func(pops, peers [][]any) {
+			if !p.over.Load() {
+				n.overlay.read(pops, peers)
+			}
+		},
 	}
 	return p.picture.refresh(ctx)
 }

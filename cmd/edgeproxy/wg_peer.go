@@ -85,7 +85,7 @@ func (t *target) addPeer(ctx context.Context, pop *api.Client, p api.WGPeer) err
 	}
 	f, err := pop.ExportWG(ctx, added.Name)
 	if err != nil {
-		return err
+		return fmt.Errorf("%s is admitted, but its file is not to be had; remove it and add it again: %w", printable(added.Name), err)
 	}
 	if private != "" {
 		f.File = strings.Replace(f.File, "# PrivateKey = the one of "+p.PublicKey, "PrivateKey = "+private, 1)

@@ -23,7 +23,7 @@ func (o outgoing) size() int {
 	if o.packet != nil {
 		return o.packet.Size()
 	}
-	return o.frame.n
+	return len(o.frame.data) // what it holds, however little of it is used
 }
 
 func (o outgoing) release() {
