@@ -12,6 +12,9 @@ import (
 // nothing but the interface's own: IPv6 had no such switch before Linux 6.17,
 // and there all interfaces must have been told to, by the machine's owner.
 func (l *systemLink) setForwarding(on bool) error {
+	if err := l.present(); err != nil {
+		return err
+	}
 	four := fmt.Sprintf("/proc/sys/net/ipv4/conf/%s/forwarding", l.name)
 	if err := setSwitch(four, on); err != nil {
 		if on {

@@ -19,7 +19,7 @@ const linkType = "wireguard"
 
 // kernelTunnel is WireGuard in Linux.
 type kernelTunnel struct {
-	name   string
+	link   *systemLink
 	client *wgctrl.Client
 }
 
@@ -111,7 +111,7 @@ func startKernel(cfg Config, l *systemLink) (*kernelTunnel, error) {
 	if err != nil {
 		return nil, l.failed("configure it", err)
 	}
-	t := &kernelTunnel{name: cfg.Interface, client: client}
+	t := &kernelTunnel{link: l, client: client}
 	key, port, mark := wgtypes.Key(cfg.PrivateKey), int(cfg.Port), 0
 	err = client.ConfigureDevice(cfg.Interface, wgtypes.Config{PrivateKey: &key, ListenPort: &port, FirewallMark: &mark, ReplacePeers: true})
 	if err != nil {
@@ -166,16 +166,22 @@ func (t *kernelTunnel) setKey(key [32]byte) error {
 }
 
 func (t *kernelTunnel) set(cfg wgtypes.Config) error {
-	if err := t.client.ConfigureDevice(t.name, cfg); err != nil {
-		return fmt.Errorf("configure WireGuard interface %s: %w", t.name, err)
+	if err := t.link.present(); err != nil {
+		return err
+	}
+	if err := t.client.ConfigureDevice(t.link.name, cfg); err != nil {
+		return fmt.Errorf("configure WireGuard interface %s: %w", t.link.name, err)
 	}
 	return nil
 }
 
 func (t *kernelTunnel) status() (deviceStatus, error) {
-	d, err := t.client.Device(t.name)
+	if err := t.link.present(); err != nil {
+		return deviceStatus{}, err
+	}
+	d, err := t.client.Device(t.link.name)
 	if err != nil {
-		return deviceStatus{}, fmt.Errorf("ask WireGuard interface %s: %w", t.name, err)
+		return deviceStatus{}, fmt.Errorf("ask WireGuard interface %s: %w", t.link.name, err)
 	}
 	s := deviceStatus{port: uint16(d.ListenPort)}
 	for _, p := range d.Peers {

@@ -12,6 +12,8 @@ import (
 
 	"github.com/rs/zerolog"
 	"github.com/vishvananda/netlink"
+	"golang.zx2c4.com/wireguard/wgctrl"
+	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
 	"github.com/edgeproxy/edgeproxy/wg"
 )
@@ -156,12 +158,35 @@ func TestKernelIsDeleted(t *testing.T) {
 	case <-time.After(20 * time.Second):
 		t.Error("not noticed")
 	}
+	// One of that name that another has made since is neither configured nor removed.
+	ip(t, "link", "add", testInterface(8), "type", linkType)
+	defer ip(t, "link", "del", testInterface(8))
 	if err := a.Configure(diff(nil, []wg.Peer{{Key: newKeys(t).public}})); err == nil {
 		t.Error("configured what is gone")
 	}
-	// One of that name that another has made since is not removed.
-	ip(t, "link", "add", testInterface(8), "type", linkType)
-	defer ip(t, "link", "del", testInterface(8))
+	if err := a.SetPrivateKey(newKeys(t).private); err == nil {
+		t.Error("gave a key to what is gone")
+	}
+	if _, err := a.Peers(); err == nil {
+		t.Error("asked what is gone")
+	}
+	if err := a.SetForwarding(true); err == nil {
+		t.Error("made what is gone forward")
+	}
+	if err := a.SetAddresses([]netip.Prefix{netip.MustParsePrefix("10.50.0.9/16")}); err == nil {
+		t.Error("gave an address to what is gone")
+	}
+	if is, err := readSwitch("/proc/sys/net/ipv4/conf/" + testInterface(8) + "/forwarding"); is || err != nil {
+		t.Errorf("the other's forwards: %v, %v", is, err)
+	}
+	client, err := wgctrl.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if d, err := client.Device(testInterface(8)); err != nil || d.PrivateKey != (wgtypes.Key{}) || len(d.Peers) != 0 {
+		t.Errorf("the other's is %+v, %v", d, err)
+	}
 	if err := a.Close(); err != nil {
 		t.Error(err)
 	}

@@ -35,6 +35,15 @@ func linkNamed(name string) (netlink.Link, error) {
 	return l, nil
 }
 
+// present is for what goes by the name: someone may have deleted ours and made another.
+func (l *systemLink) present() error {
+	now, err := linkNamed(l.name)
+	if err == nil && (now == nil || now.Attrs().Index != l.link.Attrs().Index) {
+		return gone(l.name)
+	}
+	return err
+}
+
 // up sets the MTU, too.
 func (l *systemLink) up(mtu int) error {
 	if err := netlink.LinkSetMTU(l.link, mtu); err != nil {
@@ -57,6 +66,9 @@ func (l *systemLink) failed(what string, err error) error {
 // network Linux removes the later ones of the same, unless promote_secondaries
 // says otherwise: so what is wanted is added once more.
 func (l *systemLink) setAddresses(addresses []netip.Prefix) error {
+	if err := l.present(); err != nil {
+		return err
+	}
 	if err := l.unclaimed(addresses); err != nil {
 		return err
 	}
