@@ -68,6 +68,7 @@ var rooms = map[string]room{
 	"bench":            {ours: []string{"crdt/sqlite", "internal/mockbackend"}, libraries: []string{"golang.org/x/sync", "golang.org/x/sys"}},
 	"bench/balance":    {ours: []string{"geo", "mesh", "proxy/route", "proxy/route/rights"}},
 	"bench/mesh":       {ours: []string{"crdt", "geo", "gossip/overlay"}},
+	"bench/overlay":    {ours: []string{"wg", "wg/device"}, libraries: []string{"golang.zx2c4.com/wireguard", "github.com/rs/zerolog", "golang.org/x/sys"}},
 	"cluster-tests":    {libraries: []string{"*"}},
 }
 
