@@ -162,3 +162,25 @@ func FuzzOverlayRows(f *testing.F) {
 		}
 	})
 }
+
+// TestOwnKeyHolds: who claims a POP's key while that is off, with whatever date,
+// does not get it in that POP's own eyes when it is back.
+func TestOwnKeyHolds(t *testing.T) {
+	networks, err := wg.ParseNetworks([]netip.Prefix{netip.MustParsePrefix("fd50:ed9e::/48")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := &overlay{node: "b", networks: networks, keys: overlayKeys{path: filepath.Join(t.TempDir(), "wg")}}
+	if err := o.keys.open(); err != nil {
+		t.Fatal(err)
+	}
+	own, _ := o.keys.public()
+	thief := wg.POP{Name: "a", Key: own, Claimed: 1}
+	for _, before := range []wg.Roster{{}, {POPs: []wg.POP{thief}}} {
+		o.roster = before
+		r, problems := wg.Settle([]wg.POP{thief, {Name: "b", Key: own, Claimed: 5}}, nil, networks, o.incumbents())
+		if len(r.POPs) != 1 || r.POPs[0].Name != "b" || len(problems) != 1 || problems[0].Name != "a" {
+			t.Errorf("after %v: %v, %v", before, r.POPs, problems)
+		}
+	}
+}
