@@ -180,7 +180,7 @@ func TestOverlayNetCleanup(t *testing.T) {
 		}
 		now := n.traces(t, 2)
 		socket := n.uapi[2] + "/wg0.sock" // for wg(8)
-		if mode == "netstack" && strings.TrimPrefix(now, socket) != before || mode == "tun" && !strings.Contains(now, "wg0") {
+		if mode == "netstack" && strings.TrimPrefix(now, socket) != before || mode != "netstack" && !strings.Contains(now, "wg0") {
 			t.Errorf("while it runs the namespace of %s has\n%s\nand before\n%s", p.Node, now, before)
 		}
 		back := func(how string) {

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -52,10 +53,23 @@ func canWG() error {
 // eachMode runs a test with the overlay on a TUN device, and in user space.
 func eachMode(t *testing.T, do func(t *testing.T, mode string)) {
 	needs(t, "netns")
-	for _, mode := range []string{"tun", "netstack"} {
+	modes := []string{"tun", "netstack"}
+	if hasKernelWG() {
+		modes = append(modes, "kernel")
+	}
+	for _, mode := range modes {
 		t.Run(mode, func(t *testing.T) { do(t, mode) })
 	}
 }
+
+// hasKernelWG says whether this machine's kernel has WireGuard.
+var hasKernelWG = sync.OnceValue(func() bool {
+	name := fmt.Sprintf("ep%d", os.Getpid())
+	if exec.Command("ip", "link", "add", name, "type", "wireguard").Run() != nil {
+		return false
+	}
+	return exec.Command("ip", "link", "del", name).Run() == nil
+})
 
 // planWG makes one POP for each region and namespaces for some devices. It starts nothing.
 func planWG(t testing.TB, mode string, regions []string, devices int, env ...string) *wgNet {
