@@ -19,6 +19,7 @@ const socketDir = "/var/run/wireguard"
 // socket is where wg(8) asks and orders.
 type socket struct {
 	listener net.Listener
+	path     string
 	serving  sync.WaitGroup
 
 	mu     sync.Mutex
@@ -33,25 +34,39 @@ func openSocket(dir, name string, handle func(net.Conn)) (*socket, error) {
 		return nil, err
 	}
 	path := filepath.Join(dir, name+".sock")
-	l, err := listenUnix(path)
-	if errors.Is(err, syscall.EADDRINUSE) {
-		if c, err := net.Dial("unix", path); err == nil {
-			c.Close()
-			return nil, fmt.Errorf("%s: another process answers there", path)
-		} else if !errors.Is(err, syscall.ECONNREFUSED) {
-			return nil, err
-		}
-		if err := os.Remove(path); err != nil {
-			return nil, err
-		}
-		l, err = listenUnix(path)
-	}
+	// wg(8) removes a socket on which nobody listens, and that is what it is
+	// between bind and listen: so it gets its name only afterwards.
+	own := fmt.Sprintf("%s.%d", path, os.Getpid())
+	_ = os.Remove(own) // of a process that had our number, and was killed just then
+	l, err := listenUnix(own)
 	if err != nil {
 		return nil, err
 	}
-	s := &socket{listener: l, conns: make(map[net.Conn]struct{})}
+	if err := errors.Join(nameSocket(own, path), os.Remove(own)); err != nil {
+		l.Close()
+		return nil, err
+	}
+	s := &socket{listener: l, path: path, conns: make(map[net.Conn]struct{})}
 	s.serving.Go(func() { s.accept(handle) })
 	return s, nil
+}
+
+// nameSocket gives a socket its name, also where a killed process has left one.
+func nameSocket(own, path string) error {
+	err := os.Link(own, path)
+	if !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	if c, err := net.Dial("unix", path); err == nil {
+		c.Close()
+		return fmt.Errorf("%s: another process answers there", path)
+	} else if !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return os.Link(own, path)
 }
 
 // listenUnix makes a socket that only we may open: who reads it knows the
@@ -65,7 +80,12 @@ func listenUnix(path string) (net.Listener, error) {
 		}
 		return err
 	}}
-	return lc.Listen(context.Background(), "unix", path)
+	l, err := lc.Listen(context.Background(), "unix", path)
+	if err != nil {
+		return nil, err
+	}
+	l.(*net.UnixListener).SetUnlinkOnClose(false)
+	return l, nil
 }
 
 func (s *socket) accept(handle func(net.Conn)) {
@@ -93,7 +113,11 @@ func (s *socket) accept(handle func(net.Conn)) {
 
 // close removes the file, too.
 func (s *socket) close() error {
-	err := s.listener.Close()
+	err := os.Remove(s.path)
+	if errors.Is(err, os.ErrNotExist) {
+		err = nil // somebody else has
+	}
+	err = errors.Join(err, s.listener.Close())
 	s.mu.Lock()
 	s.closed = true
 	for c := range s.conns {
