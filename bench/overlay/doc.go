@@ -3,7 +3,7 @@
 // carries, the CPU time that a gigabyte takes, and what a round trip costs more
 // than without WireGuard.
 //
-//	go run ./bench/overlay                                  # as root: about five minutes
+//	go run ./bench/overlay                                  # as root: about three minutes
 //	go run ./bench/overlay -modes library,tun -rounds 3     # some
 //	go run ./bench/overlay -up -streams 4 -json > overlay.json
 //
