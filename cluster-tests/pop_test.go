@@ -54,11 +54,12 @@ func newPOP(t testing.TB, env ...string) *pop {
 	}
 	p := &pop{dir: t.TempDir(), log: &logBuffer{}}
 	p.db = filepath.Join(p.dir, "routing.db")
+	gossip, sync := ownAddrs(t) // an upgrade lets go of them for a moment
 	p.env = append([]string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + p.dir, "GOCOVERDIR=" + os.Getenv("GOCOVERDIR"),
 		"GORACE=halt_on_error=1 atexit_sleep_ms=0",
 		"EDGEPROXY_LISTEN_ADDR=127.0.0.1:0", "EDGEPROXY_API_ADDR=127.0.0.1:0",
-		"EDGEPROXY_GOSSIP_ADDR=127.0.0.1:0", "EDGEPROXY_SYNC_ADDR=127.0.0.1:0",
+		"EDGEPROXY_GOSSIP_ADDR=" + gossip, "EDGEPROXY_SYNC_ADDR=" + sync,
 		"EDGEPROXY_DB_PATH=" + p.db, "EDGEPROXY_LOG_LEVEL=debug",
 	}, env...)
 	for _, name := range []string{fanoutLimit, relayPath} {

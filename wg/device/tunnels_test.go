@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -27,16 +28,30 @@ func (p *pop) echo(t testing.TB, port uint16) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { l.Close() })
-		go func() {
+		var serving sync.WaitGroup
+		ended := make(chan struct{})
+		t.Cleanup(func() {
+			l.Close()
+			close(ended)
+			serving.Wait()
+		})
+		serving.Go(func() {
 			for {
 				c, err := l.Accept()
 				if err != nil {
 					return
 				}
-				go func() { defer c.Close(); io.Copy(c, c) }()
+				done := make(chan struct{})
+				serving.Go(func() { defer close(done); io.Copy(c, c) })
+				serving.Go(func() { // the other side may be gone without a word
+					defer c.Close()
+					select {
+					case <-done:
+					case <-ended:
+					}
+				})
 			}
-		}()
+		})
 	}
 }
 
