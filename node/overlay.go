@@ -228,7 +228,6 @@ func (o *overlay) apply(ctx context.Context, m *replication, plan wg.Plan, now t
 		}
 		o.reach.Store(&plan.Routes)
 	}
-	o.plan.Addresses = plan.Addresses
 	o.listenSync(ctx, m)
 	return errors.Join(append(errs, o.mend(now))...)
 }

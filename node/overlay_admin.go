@@ -46,10 +46,7 @@ func (o *overlay) view() (api.WG, error) {
 	if err != nil {
 		return v, err
 	}
-	names := make(map[wg.Key]string, len(o.plan.Peers))
-	for _, p := range o.plan.Peers {
-		names[p.Key] = p.Name
-	}
+	names := o.names()
 	for _, s := range peers {
 		p := api.WGPeerStatus{
 			Name: names[s.Key], PublicKey: s.Key.String(), AllowedIPs: texts(s.AllowedIPs), Received: s.Received, Sent: s.Sent,
@@ -182,7 +179,7 @@ func (o *overlay) rotate(ctx context.Context, m *replication) (r api.WGRotation,
 	}
 	r = api.WGRotation{Old: old.String(), New: next.String(), Peers: []string{}}
 	for _, d := range o.rows.Load().devices {
-		if len(d.Via) == 0 || slices.Contains(d.Via, o.node) {
+		if d.Tunnels(o.node) {
 			r.Peers = append(r.Peers, d.Name)
 		}
 	}

@@ -87,10 +87,7 @@ func (o *overlay) neighbours() (*device.Device, map[string]netip.Addr) {
 	if err != nil {
 		return nil, targets
 	}
-	names := make(map[wg.Key]string, len(o.plan.Peers))
-	for _, p := range o.plan.Peers {
-		names[p.Key] = p.Name
-	}
+	names := o.names()
 	tunnels := make(map[string]bool, len(peers))
 	for _, s := range peers { // one that was never heard loses nothing
 		name := names[s.Key]
@@ -115,6 +112,15 @@ func (o *overlay) neighbours() (*device.Device, map[string]netip.Addr) {
 		}
 	}
 	return o.device, targets
+}
+
+// names are those behind the keys of the plan.
+func (o *overlay) names() map[wg.Key]string {
+	names := make(map[wg.Key]string, len(o.plan.Peers))
+	for _, p := range o.plan.Peers {
+		names[p.Key] = p.Name
+	}
+	return names
 }
 
 // kindOf says whether a name is a POP's or a plain device's, and its region.

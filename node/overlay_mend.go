@@ -1,11 +1,7 @@
 package node
 
 import (
-	"bytes"
 	"fmt"
-	"net/netip"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/edgeproxy/edgeproxy/wg"
@@ -75,31 +71,9 @@ func (o *overlay) mend(now time.Time) error {
 
 // adjust undoes what somebody else has done to the device's peers, as by wg(8).
 func (o *overlay) adjust(peers []wg.Status) error {
-	var is wg.Plan
-	for _, s := range peers {
-		is.Peers = append(is.Peers, wg.Peer{Key: s.Key, AllowedIPs: s.AllowedIPs, Keepalive: s.Keepalive})
-	}
-	slices.SortFunc(is.Peers, func(a, b wg.Peer) int { return bytes.Compare(a.Key[:], b.Key[:]) })
-	for i := range is.Peers {
-		slices.SortFunc(is.Peers[i].AllowedIPs, func(a, b netip.Prefix) int { return strings.Compare(a.String(), b.String()) })
-	}
-	want := wg.Plan{Peers: slices.Clone(o.plan.Peers)}
-	for i := range want.Peers { // where it has roamed to is its own affair
-		want.Peers[i].Endpoint = netip.AddrPort{}
-		want.Peers[i].AllowedIPs = slices.Clone(want.Peers[i].AllowedIPs)
-		slices.SortFunc(want.Peers[i].AllowedIPs, func(a, b netip.Prefix) int { return strings.Compare(a.String(), b.String()) })
-	}
-	changes := wg.Diff(is, want)
-	if len(changes) == 0 {
-		return nil
-	}
-	for i := range changes { // one that is gone needs its endpoint, too
-		j := slices.IndexFunc(o.plan.Peers, func(p wg.Peer) bool { return p.Key == changes[i].Key })
-		there := slices.ContainsFunc(peers, func(s wg.Status) bool { return s.Key == changes[i].Key })
-		if j >= 0 && !there {
-			changes[i].Endpoint, changes[i].NewEndpoint = o.plan.Peers[j].Endpoint, o.plan.Peers[j].Endpoint.IsValid()
-		}
-		o.log.Warn().Str("peer", changes[i].Name).Stringer("key", changes[i].Key).Msg("somebody changed this peer of the device: set as planned")
+	changes := wg.Drift(peers, o.plan)
+	for _, c := range changes {
+		o.log.Warn().Str("peer", c.Name).Stringer("key", c.Key).Msg("somebody changed this peer of the device: set as planned")
 	}
 	return o.device.Configure(changes)
 }

@@ -1,7 +1,6 @@
 package node
 
 import (
-	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -10,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/edgeproxy/edgeproxy/crdt/sqlite"
 	"github.com/edgeproxy/edgeproxy/wg"
 )
 
@@ -24,20 +24,7 @@ type overlayRows struct {
 
 // same says whether it was made of these rows.
 func (r *overlayRows) same(pops, peers [][]any) bool {
-	equal := func(a, b [][]any) bool {
-		return slices.EqualFunc(a, b, func(a, b []any) bool { return slices.EqualFunc(a, b, sameCell) })
-	}
-	return equal(r.rawPOPs, pops) && equal(r.rawPeers, peers)
-}
-
-// sameCell compares values as the driver gives them, of which blobs have no ==.
-func sameCell(a, b any) bool {
-	x, is := a.([]byte)
-	y, too := b.([]byte)
-	if is || too {
-		return is && too && bytes.Equal(x, y)
-	}
-	return a == b
+	return sqlite.SameRows(r.rawPOPs, pops) && sqlite.SameRows(r.rawPeers, peers)
 }
 
 // readOverlay reads the rows, whose columns are those of the tables. Who wrote

@@ -145,8 +145,8 @@ func FuzzOverlayRows(f *testing.F) {
 			[][]any{{name, "sa", public, next, four, six, endpoint, via, claimed}, {"self", "us", wg.Key{9}.String(), nil, "10.50.0.9", nil, "192.0.2.9:9", nil, int64(2)}},
 			[][]any{{name, "sa", next, six, four, endpoint, via, routes, claimed}, {"d" + name, "sa", public, four, six, endpoint, via, routes, claimed}})
 		roster, _ := wg.Settle(rows.pops, rows.devices, networks, wg.Roster{})
-		for _, topology := range wg.Topologies {
-			layout := wg.Layout{Topology: wg.Topology(topology), Networks: networks}
+		for _, topology := range []wg.Topology{wg.FullMesh, wg.HubSpoke, wg.Hierarchical} {
+			layout := wg.Layout{Topology: topology, Networks: networks}
 			seen := map[netip.Prefix]bool{}
 			for _, p := range layout.Plan("self", roster).Peers {
 				for _, a := range p.AllowedIPs {

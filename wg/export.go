@@ -32,7 +32,7 @@ func (v *view) peersOf(d *Device) (peers []Peer) {
 	gateway := v.gateway(d)
 	for i := range v.roster.POPs {
 		p := &v.roster.POPs[i]
-		if !d.tunnels(p.Name) {
+		if !d.Tunnels(p.Name) {
 			continue
 		}
 		peer := Peer{Name: p.Name, Key: p.Key, Endpoint: p.Endpoint, AllowedIPs: addressesOf(p.Four, p.Six), Keepalive: keepalive(p.Endpoint)}

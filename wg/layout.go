@@ -15,9 +15,6 @@ const (
 	Hierarchical Topology = "hierarchical" // each with the two hubs of its region, and the hubs with each other
 )
 
-// Topologies are those that there are.
-var Topologies = []string{string(FullMesh), string(HubSpoke), string(Hierarchical)}
-
 // hubsEach is how many hubs a group of POPs has: one may die.
 const hubsEach = 2
 
@@ -205,7 +202,7 @@ func (b *builder) assign(name string, prefixes ...netip.Prefix) {
 // device has a tunnel with a plain device, or sends what is for it to its gateway.
 func (b *builder) device(me *POP, d *Device) {
 	prefixes := append(addressesOf(d.Four, d.Six), d.Routes...)
-	if d.tunnels(me.Name) {
+	if d.Tunnels(me.Name) {
 		b.tunnels["/"+d.Name] = &Peer{Name: d.Name, Key: d.Key, Endpoint: d.Endpoint, AllowedIPs: prefixes, Keepalive: keepalive(d.Endpoint)}
 		return
 	}

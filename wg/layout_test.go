@@ -338,3 +338,44 @@ func TestExport(t *testing.T) {
 		}
 	}
 }
+
+// TestDrift: a device that somebody has changed is set as planned, with nothing
+// said of where a peer is that is still there, and one that was left alone not at all.
+func TestDrift(t *testing.T) {
+	r, _ := Settle(pops(4, "sa", "us"), nil, testNetworks, Roster{})
+	plan := Layout{Topology: FullMesh, Networks: testNetworks}.Plan("pop-0000", r)
+	is := func() (all []Status) {
+		for _, p := range slices.Backward(plan.Peers) { // in whatever order, and roamed
+			allowed := slices.Clone(p.AllowedIPs)
+			slices.Reverse(allowed)
+			all = append(all, Status{Key: p.Key, Endpoint: netip.MustParseAddrPort("198.51.100.9:9"), AllowedIPs: allowed, Keepalive: p.Keepalive})
+		}
+		return all
+	}
+	if changes := Drift(is(), plan); len(changes) > 0 {
+		t.Errorf("left alone, and changed: %+v", changes)
+	}
+	gone, stranger := is()[1:], key(99)
+	lost := plan.Peers[len(plan.Peers)-1]
+	gone[0].AllowedIPs = nil
+	changes := Drift(append(gone, Status{Key: stranger}), plan)
+	if len(changes) != 3 {
+		t.Fatalf("%d changes, want three: %+v", len(changes), changes)
+	}
+	for _, c := range changes {
+		switch c.Key {
+		case stranger:
+			if !c.Remove {
+				t.Errorf("the stranger stays: %+v", c)
+			}
+		case lost.Key:
+			if !c.NewEndpoint || c.Endpoint != lost.Endpoint || !c.NewAllowedIPs || !c.NewKeepalive {
+				t.Errorf("who was removed is not whole again: %+v", c)
+			}
+		case gone[0].Key:
+			if c.NewEndpoint || !c.NewAllowedIPs || len(c.AllowedIPs) != 2 {
+				t.Errorf("who had his addresses taken: %+v", c)
+			}
+		}
+	}
+}

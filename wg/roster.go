@@ -31,8 +31,8 @@ type Device struct {
 	Claimed      int64
 }
 
-// tunnels says whether a POP has a tunnel with the device.
-func (d *Device) tunnels(pop string) bool { return len(d.Via) == 0 || slices.Contains(d.Via, pop) }
+// Tunnels says whether a POP has a tunnel with the device.
+func (d *Device) Tunnels(pop string) bool { return len(d.Via) == 0 || slices.Contains(d.Via, pop) }
 
 // Roster is who takes part, each with a key and addresses that nobody else has.
 type Roster struct {
@@ -73,9 +73,9 @@ type claims struct {
 
 // Settle finds who holds what. Of two with one key, address or network a POP
 // comes before a device, then the earlier claim counts, of equal ones the name
-// that sorts first, so that all POPs come to the same end; but who held a key in the roster before keeps it,
-// whatever time somebody else writes into a claim. Who claims another's key
-// is left out; of one who claims another's address only that is.
+// that sorts first, so that all POPs come to the same end; but who held a key in
+// the roster before keeps it, whatever time somebody else writes into a claim. Who
+// claims another's key is left out; of one who claims another's address only that is.
 // The slices given are not changed.
 func Settle(pops []POP, devices []Device, networks Networks, before Roster) (Roster, []Problem) {
 	held := make(map[Key]holder, len(before.POPs)+len(before.Devices))

@@ -114,6 +114,23 @@ func Diff(from, to Plan) []Change {
 	return append(changes, gone...)
 }
 
+// Drift is what makes a device follow a plan again that somebody else has changed.
+// Where a peer has roamed to is its own affair.
+func Drift(is []Status, plan Plan) []Change {
+	endpoints := make(map[Key]netip.AddrPort, len(plan.Peers))
+	for _, p := range plan.Peers {
+		endpoints[p.Key] = p.Endpoint
+	}
+	from := Plan{Peers: make([]Peer, len(is))}
+	for i, s := range is {
+		allowed := slices.Clone(s.AllowedIPs)
+		slices.SortFunc(allowed, comparePrefix)
+		from.Peers[i] = Peer{Key: s.Key, Endpoint: endpoints[s.Key], AllowedIPs: allowed, Keepalive: s.Keepalive}
+	}
+	slices.SortFunc(from.Peers, func(a, b Peer) int { return a.Key.compare(b.Key) })
+	return Diff(from, plan)
+}
+
 func (k Key) compare(o Key) int { return slices.Compare(k[:], o[:]) }
 
 func comparePrefix(a, b netip.Prefix) int {

@@ -32,13 +32,13 @@ func (s *Store) verifyLocked(ctx context.Context) (same bool, err error) {
 }
 
 func (img *Image) equal(other *Image) bool {
-	return sameRows(img.Backends, other.Backends) && sameRows(img.BackendOptions, other.BackendOptions) &&
-		sameRows(img.Services, other.Services) && sameRows(img.PopKeys, other.PopKeys) &&
-		sameRows(img.WGPops, other.WGPops) && sameRows(img.WGPeers, other.WGPeers)
+	return SameRows(img.Backends, other.Backends) && SameRows(img.BackendOptions, other.BackendOptions) &&
+		SameRows(img.Services, other.Services) && SameRows(img.PopKeys, other.PopKeys) &&
+		SameRows(img.WGPops, other.WGPops) && SameRows(img.WGPeers, other.WGPeers)
 }
 
-// sameRows compares values as the driver gives them: of SQLite's five kinds.
-func sameRows(a, b [][]any) bool {
+// SameRows compares values as the driver gives them: of SQLite's five kinds.
+func SameRows(a, b [][]any) bool {
 	return slices.EqualFunc(a, b, func(a, b []any) bool {
 		return slices.EqualFunc(a, b, func(a, b any) bool {
 			blob, is := a.([]byte)
