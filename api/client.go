@@ -148,7 +148,7 @@ func (c *Client) Explain(ctx context.Context, client netip.Addr, app string) (ro
 // Status implements POP.
 func (c *Client) Status(ctx context.Context) (Status, error) {
 	st, err := call[Status](ctx, c, http.MethodGet, "/api/v1/status", nil, nil)
-	st.Reasons, st.Problems = orEmpty(st.Reasons), orEmpty(st.Problems)
+	st.Reasons, st.Problems, st.Faults = orEmpty(st.Reasons), orEmpty(st.Problems), orEmpty(st.Faults)
 	return st, err
 }
 
@@ -234,6 +234,11 @@ func (c *Client) send(ctx context.Context, method, path string, query url.Values
 	if err != nil {
 		return 0, nil, err
 	}
+	return c.sent(ctx, req)
+}
+
+// sent is send of a request that is made already.
+func (c *Client) sent(ctx context.Context, req *http.Request) (code int, answer []byte, err error) {
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return 0, nil, c.unreachable(ctx, err)
@@ -276,9 +281,9 @@ func (c *Client) refused(code int, body []byte) error {
 	case code == http.StatusBadRequest && e.Field != "":
 		return &mesh.FieldError{Field: e.Field, Message: e.Error}
 	case code == http.StatusUnauthorized && c.token == "":
-		return fmt.Errorf("%s wants a token: set EDGEPROXY_API_TOKEN to the one that its edgeproxy was started with", c.Addr())
+		return remoteError{ErrToken, fmt.Sprintf("%s wants a token: set EDGEPROXY_API_TOKEN to the one that its edgeproxy was started with", c.Addr())}
 	case code == http.StatusUnauthorized:
-		return fmt.Errorf("%s refuses the token: EDGEPROXY_API_TOKEN must be the one that its edgeproxy was started with", c.Addr())
+		return remoteError{ErrToken, fmt.Sprintf("%s refuses the token: EDGEPROXY_API_TOKEN must be the one that its edgeproxy was started with", c.Addr())}
 	case code == http.StatusNotFound:
 		return remoteError{ErrNotFound, e.Error}
 	case code == http.StatusConflict:

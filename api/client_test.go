@@ -182,7 +182,7 @@ func TestClientIsPOP(t *testing.T) {
 		t.Error(err)
 	}
 
-	if _, err := pop.Backend(ctx, id); !errors.Is(err, ErrNotFound) || strings.Count(err.Error(), "no such backend") != 1 {
+	if _, err := pop.Backend(ctx, id); !errors.Is(err, ErrNotFound) || strings.Count(err.Error(), "not found") != 1 {
 		t.Errorf("removed: got %v, want ErrNotFound, said once", err)
 	}
 	if err := pop.DeleteBackend(ctx, id); !errors.Is(err, ErrNotFound) {

@@ -2,12 +2,17 @@ package api
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/netip"
+	"net/url"
+	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/edgeproxy/edgeproxy/mesh"
@@ -28,9 +33,36 @@ type Readiness struct {
 	Reasons []string `json:"reasons"`
 }
 
+// list leaves out the backends of other apps and regions where one is asked for.
 func (s *Server) list(w http.ResponseWriter, r *http.Request) {
+	query, err := parameters(r, "app", "region")
+	if err != nil {
+		s.answer(w, 0, nil, err)
+		return
+	}
 	l, err := s.pop.Backends(r.Context())
+	if app, region := query.Get("app"), query.Get("region"); app != "" || region != "" {
+		l.Backends = slices.DeleteFunc(slices.Clone(l.Backends), func(b Backend) bool {
+			return app != "" && b.App != app || region != "" && !strings.EqualFold(b.Region, region)
+		})
+		l.Backends, l.Total = orEmpty(l.Backends), len(l.Backends)
+	}
 	s.answer(w, http.StatusOK, l, err)
+}
+
+// parameters reads those of the URL. One that nobody knows is named, for it
+// would let everything through in silence.
+func parameters(r *http.Request, known ...string) (url.Values, error) {
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return nil, &mesh.FieldError{Message: "the parameters of the URL: " + err.Error()}
+	}
+	for _, name := range slices.Sorted(maps.Keys(query)) {
+		if !slices.Contains(known, name) {
+			return nil, &mesh.FieldError{Field: name, Message: "unknown parameter; want " + cmp.Or(strings.Join(known, ", "), "none")}
+		}
+	}
+	return query, nil
 }
 
 func (s *Server) get(w http.ResponseWriter, r *http.Request) {
@@ -48,7 +80,7 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		s.log.Info().Str("backend", b.ID).Msg("backend created by API")
 	}
-	s.answer(w, http.StatusCreated, b, err)
+	s.answer(w, http.StatusCreated, b, set.asGiven(err, true))
 }
 
 func (s *Server) update(w http.ResponseWriter, r *http.Request) {
@@ -64,12 +96,18 @@ func (s *Server) update(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		s.log.Info().Str("backend", b.ID).Msg("backend changed by API")
 	}
-	s.answer(w, http.StatusOK, b, err)
+	s.answer(w, http.StatusOK, b, set.asGiven(err, false))
 }
 
 func (s *Server) delete(w http.ResponseWriter, r *http.Request) {
 	id := r.PathValue("id")
-	if err := s.pop.DeleteBackend(r.Context(), id); err != nil {
+	var err error
+	if query := r.URL.Query(); query.Has("registered") || query.Has("addr") {
+		err = s.unregister(r.Context(), id, query)
+	} else {
+		err = s.pop.DeleteBackend(r.Context(), id)
+	}
+	if err != nil {
 		s.answer(w, 0, nil, err)
 		return
 	}
@@ -78,12 +116,17 @@ func (s *Server) delete(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) explain(w http.ResponseWriter, r *http.Request) {
-	client, err := netip.ParseAddr(strings.TrimSpace(r.FormValue("client")))
+	query, err := parameters(r, "client", "app")
 	if err != nil {
-		fail(w, http.StatusBadRequest, "client", fmt.Sprintf("%q is not an IP address", r.FormValue("client")))
+		s.answer(w, 0, nil, err)
 		return
 	}
-	e, err := s.pop.Explain(r.Context(), client, r.FormValue("app"))
+	client, err := netip.ParseAddr(strings.TrimSpace(query.Get("client")))
+	if err != nil {
+		fail(w, http.StatusBadRequest, "client", fmt.Sprintf("%q is not an IP address", query.Get("client")))
+		return
+	}
+	e, err := s.pop.Explain(r.Context(), client, query.Get("app"))
 	s.answer(w, http.StatusOK, e, err)
 }
 
@@ -134,8 +177,15 @@ func decode[T any](body io.Reader) (T, error) {
 			err = errors.New("more than one JSON value")
 		}
 	}
-	if te, ok := errors.AsType[*json.UnmarshalTypeError](err); ok && te.Field != "" {
-		return p, &mesh.FieldError{Field: te.Field, Message: fmt.Sprintf("is a JSON %s, want %s", te.Value, te.Type)}
+	if te, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		what := fmt.Sprintf("is a JSON %s, want %s", te.Value, wanted(te.Type.Kind()))
+		if te.Field == "" {
+			return p, fmt.Errorf("%w %s", errBody, what)
+		}
+		return p, &mesh.FieldError{Field: te.Field, Message: what}
+	}
+	if err == io.EOF {
+		return p, fmt.Errorf("%w is empty, want a JSON object", errBody)
 	}
 	if err != nil {
 		if name, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
@@ -147,6 +197,23 @@ func decode[T any](body io.Reader) (T, error) {
 		return p, fmt.Errorf("%w is not the JSON object expected: %w", errBody, err)
 	}
 	return p, nil
+}
+
+// wanted is a type of Go's as the documentation of the API has it.
+func wanted(k reflect.Kind) string {
+	switch k {
+	case reflect.Struct, reflect.Map:
+		return "an object"
+	case reflect.Slice, reflect.Array:
+		return "a list"
+	case reflect.String:
+		return "a text"
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Float64:
+		return "a number"
+	}
+	return "a whole number"
 }
 
 func reply(w http.ResponseWriter, code int, v any) {

@@ -55,9 +55,9 @@ type Member struct {
 // ClusterKey is a key that the mesh accepts. The secret itself is not shown.
 type ClusterKey struct {
 	ID      string    `json:"id"`
-	Primary bool      `json:"primary"` // the one that is used for what is sent
-	Added   time.Time `json:"added"`
-	Members []string  `json:"members"` // who says that it accepts the key
+	Primary bool      `json:"primary"`        // the one that is used for what is sent
+	Added   time.Time `json:"added,omitzero"` // zero: by nobody, it is the one of the settings
+	Members []string  `json:"members"`        // who says that it accepts the key
 }
 
 // Quarantined is a record that waits because its stamp lies in the future.

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -25,6 +26,7 @@ func (p Patch) Columns() (backend, options map[string]any, err error) {
 	putBool(options, "draining", p.Draining)
 	put(options, "country", p.Country)
 	put(options, "health_check", p.HealthCheck)
+	put(options, "proxy_protocol", p.ProxyProtocol)
 	if p.Addr != nil {
 		a, err := netip.ParseAddrPort(strings.TrimSpace(*p.Addr))
 		if err != nil {
@@ -36,6 +38,26 @@ func (p Patch) Columns() (backend, options map[string]any, err error) {
 		backend["wg_ip"], backend["port"] = a.Addr().String(), int64(a.Port())
 	}
 	return backend, options, nil
+}
+
+// asGiven says an error about the columns of the address with the field that
+// the request gave it by.
+func (p Patch) asGiven(err error, isNew bool) error {
+	fe, ok := errors.AsType[*mesh.FieldError](err)
+	if !ok || fe.Field != "wg_ip" && fe.Field != "ip" && fe.Field != "port" {
+		return err
+	}
+	switch {
+	case p.Addr != nil:
+		return &mesh.FieldError{Field: "addr", Message: fe.Message}
+	case fe.Field == "port":
+		return fe
+	case p.IP == nil && p.Port == nil && isNew:
+		return &mesh.FieldError{Field: "addr", Message: "is missing; give ip:port, such as 10.50.1.1:8080, or ip and port"}
+	case p.IP == nil && isNew:
+		return &mesh.FieldError{Field: "ip", Message: "is missing; give the backend's IP address, such as 10.50.1.1"}
+	}
+	return &mesh.FieldError{Field: "ip", Message: fe.Message}
 }
 
 // NewBackend adds to the columns of a new row what is not set: the documented
@@ -51,7 +73,7 @@ func NewBackend(set, options map[string]any, service mesh.Service) (all, allOpti
 		all["hard_limit"] = nil
 	}
 	maps.Copy(all, set)
-	allOptions = map[string]any{"draining": int64(0), "country": nil, "health_check": nil}
+	allOptions = map[string]any{"draining": int64(0), "country": nil, "health_check": nil, "proxy_protocol": nil}
 	maps.Copy(allOptions, options)
 	return all, allOptions
 }

@@ -13,15 +13,17 @@ import (
 func TestPatchRefuses(t *testing.T) {
 	for _, c := range []struct{ body, field, word string }{
 		{`{"wieght":5}`, "wieght", "unknown field"},
-		{`{"weight":"5"}`, "weight", "string"},
-		{`{"weight":1.5}`, "weight", "number"},
-		{`{"healthy":1}`, "healthy", "number"},
+		{`{"weight":"5"}`, "weight", "is a JSON string, want a whole number"},
+		{`{"weight":1.5}`, "weight", "is a JSON number 1.5, want a whole number"},
+		{`{"healthy":1}`, "healthy", "is a JSON number, want true or false"},
+		{`{"app":["a"]}`, "app", "is a JSON array, want a text"},
 		{`{"addr":"10.0.0.1"}`, "addr", "ip:port"},
 		{`{"addr":"host:80"}`, "addr", "ip:port"},
 		{`{"addr":"10.0.0.1:80","port":80}`, "addr", "not both"},
 		{`{}{}`, "", "more than one"},
-		{`[]`, "", "JSON object"},
-		{``, "", "JSON object"},
+		{`[]`, "", "request body is a JSON array, want an object"},
+		{`"a"`, "", "request body is a JSON string, want an object"},
+		{``, "", "request body is empty, want a JSON object"},
 		{`{"id":`, "", "JSON object"},
 	} {
 		p, err := decode[Patch](strings.NewReader(c.body))
@@ -35,6 +37,37 @@ func TestPatchRefuses(t *testing.T) {
 		if err == nil || field != c.field || !strings.Contains(err.Error(), c.word) {
 			t.Errorf("%s: field %q, %v; want field %q and %q", c.body, field, err, c.field, c.word)
 		}
+	}
+}
+
+// TestAsGiven: an error about the address names what the request has, not a
+// column that the client has never heard of.
+func TestAsGiven(t *testing.T) {
+	addr, ip, port := new("0.0.0.0:80"), new("0.0.0.0"), new(int64(70000))
+	for _, c := range []struct {
+		set       Patch
+		of        string
+		isNew     bool
+		field     string
+		isMissing bool
+	}{
+		{Patch{}, "wg_ip", true, "addr", true},
+		{Patch{Port: port}, "wg_ip", true, "ip", true},
+		{Patch{Port: port}, "ip", true, "ip", true},
+		{Patch{Port: port}, "wg_ip", false, "ip", false}, // the row's own makes no sense
+		{Patch{IP: ip}, "wg_ip", true, "ip", false},
+		{Patch{IP: ip}, "port", true, "port", false},
+		{Patch{Addr: addr}, "wg_ip", true, "addr", false},
+		{Patch{Addr: addr}, "port", false, "addr", false},
+		{Patch{Addr: addr}, "weight", true, "weight", false},
+	} {
+		fe, ok := errors.AsType[*mesh.FieldError](c.set.asGiven(&mesh.FieldError{Field: c.of, Message: "why"}, c.isNew))
+		if !ok || fe.Field != c.field || strings.HasPrefix(fe.Message, "is missing") != c.isMissing {
+			t.Errorf("%+v: %v; want field %s, missing %v", c, fe, c.field, c.isMissing)
+		}
+	}
+	if err := (Patch{}).asGiven(ErrExists, true); err != ErrExists {
+		t.Errorf("another error became %v", err)
 	}
 }
 

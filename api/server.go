@@ -12,6 +12,7 @@ import (
 	"net/http/pprof"
 	"net/netip"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -36,6 +37,12 @@ type Config struct {
 	Metrics http.Handler
 	// Mesh is the other POPs.
 	Mesh Mesh
+	// Watches serves GET /api/v1/watch.
+	Watches Watches
+	// Queries serves /api/v1/query.
+	Queries Queries
+	// Registry takes backends that announce themselves.
+	Registry Registry
 }
 
 // Server answers the admin API.
@@ -44,11 +51,16 @@ type Server struct {
 	pop  POP
 	log  zerolog.Logger
 	http *http.Server
+
+	queries chan struct{} // one for each that runs
+	ending  chan struct{} // closed by end, before the requests under way have to end
+	end     func()
 }
 
 // New makes a server that does nothing until Serve.
 func New(cfg Config, pop POP, logger zerolog.Logger) *Server {
-	s := &Server{cfg: cfg, pop: pop, log: logger}
+	s := &Server{cfg: cfg, pop: pop, log: logger, queries: make(chan struct{}, mostQueries), ending: make(chan struct{})}
+	s.end = sync.OnceFunc(func() { close(s.ending) })
 	s.http = &http.Server{
 		Handler:           s.handler(),
 		ReadHeaderTimeout: readTimeout,
@@ -56,6 +68,7 @@ func New(cfg Config, pop POP, logger zerolog.Logger) *Server {
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    64 << 10,
+		ConnContext:       withConn,
 		ErrorLog:          log.New(debugLines{logger}, "", 0),
 	}
 	return s
@@ -74,6 +87,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	stopped := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(stopped)
+		s.end()
 		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 		defer cancel()
 		if s.http.Shutdown(grace) != nil {
@@ -104,12 +118,18 @@ func (s *Server) handler() http.Handler {
 	closed.HandleFunc("GET /api/v1/backends/{id}", s.get)
 	closed.HandleFunc("PATCH /api/v1/backends/{id}", s.update)
 	closed.HandleFunc("DELETE /api/v1/backends/{id}", s.delete)
+	closed.HandleFunc("POST /api/v1/register", s.register)
+	closed.HandleFunc("POST /api/v1/heartbeat/{id}", s.heartbeat)
 	closed.HandleFunc("GET /api/v1/services", s.services)
+	closed.HandleFunc("GET /api/v1/services/{app}", s.service)
 	closed.HandleFunc("PATCH /api/v1/services/{app}", s.setService)
 	closed.HandleFunc("DELETE /api/v1/services/{app}", s.deleteService)
 	closed.HandleFunc("GET /api/v1/explain", s.explain)
 	closed.HandleFunc("GET /api/v1/status", s.status)
 	closed.HandleFunc("GET /api/v1/load", s.load)
+	closed.HandleFunc("GET /api/v1/watch", s.watch)
+	closed.HandleFunc("GET /api/v1/query", s.query)
+	closed.HandleFunc("POST /api/v1/query", s.query)
 	closed.HandleFunc("GET /api/v1/members", s.members)
 	closed.HandleFunc("DELETE /api/v1/members/{node}", s.forget)
 	closed.HandleFunc("POST /api/v1/leave", s.leave)

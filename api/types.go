@@ -33,6 +33,8 @@ type POP interface {
 	CreateBackend(ctx context.Context, set Patch) (Backend, error)            // ErrExists
 	UpdateBackend(ctx context.Context, id string, set Patch) (Backend, error) // ErrNotFound
 	DeleteBackend(ctx context.Context, id string) error                       // ErrNotFound
+	// Explain says what is decided for a client of an app; empty: the one that the
+	// POP's default listener serves.
 	Explain(ctx context.Context, client netip.Addr, app string) (route.Explanation, error)
 	Status(ctx context.Context) (Status, error)
 	Services
@@ -40,19 +42,22 @@ type POP interface {
 
 // Sentinels of POP. Each comes wrapped in a sentence for a person.
 var (
-	ErrNotFound    = errors.New("no such backend")
+	ErrNotFound    = errors.New("not found")
 	ErrExists      = errors.New("backend exists")
 	ErrUnavailable = errors.New("routing database unavailable")
 )
 
 // Backend is a backend with its load. State is up, or why it takes no new
 // connections: unhealthy (healthy=0), down (checks say so), ejected (connects of
-// this POP failed), full (at hard_limit), draining or deleted.
+// this POP failed), full (at hard_limit), draining, deleted, expired (it
+// registered, and its heartbeats have ended) or failing (its agent says so).
 type Backend struct {
 	ID          string `json:"id"`
 	App         string `json:"app"`
 	Region      string `json:"region"`
 	Addr        string `json:"addr"` // ip:port
+	IP          string `json:"ip"`   // the same in two
+	Port        uint16 `json:"port"`
 	Healthy     bool   `json:"healthy"`
 	Weight      int64  `json:"weight"`
 	SoftLimit   int64  `json:"soft_limit"`
@@ -64,8 +69,15 @@ type Backend struct {
 	Country     string `json:"country,omitempty"`
 	HealthCheck string `json:"health_check,omitempty"` // its own or its service's; empty: the POP's default
 
+	ProxyProtocol string `json:"proxy_protocol,omitempty"` // v1 or v2, what it is sent: its own or its service's; empty: none
+
 	Checks       []Verdict `json:"checks,omitempty"`       // one of each POP that checks it
 	EjectedUntil time.Time `json:"ejected_until,omitzero"` // by this POP
+
+	// Of one that registered itself.
+	LastHeartbeat *int64 `json:"last_heartbeat_secs,omitempty"` // seconds ago
+	Registered    *int64 `json:"registered_secs,omitempty"`     // seconds ago
+	TTL           int64  `json:"ttl_secs,omitempty"`            // without a heartbeat for so long it is out of routing
 }
 
 // Verdict is what one POP's checks say of a backend.
@@ -102,7 +114,8 @@ type Patch struct {
 	Draining  *bool   `json:"draining,omitempty"`
 	Country   *string `json:"country,omitempty"`
 
-	HealthCheck *string `json:"health_check,omitempty"` // empty: its service's
+	HealthCheck   *string `json:"health_check,omitempty"`   // empty: its service's
+	ProxyProtocol *string `json:"proxy_protocol,omitempty"` // off, v1 or v2; empty: its service's
 }
 
 // Status is the answer to GET /api/v1/status.
@@ -119,10 +132,22 @@ type Status struct {
 	Geo         GeoStatus      `json:"geo"`
 	Listen      string         `json:"listen"`
 	API         string         `json:"api"`
+	DNS         string         `json:"dns,omitempty"` // empty where the POP answers no DNS
 	DB          string         `json:"db"`
 	Started     time.Time      `json:"started,omitzero"`
 	Problems    []mesh.Problem `json:"problems"`
+	Faults      []mesh.Fault   `json:"faults"` // what POPs cannot do as the rows say, of all that live
+	Certs       []Certificate  `json:"certificates,omitempty"`
 	MeshStatus                 // of a running POP
+}
+
+// Certificate is one of a POP's files, for services that terminate TLS: one in
+// use, or one with a problem.
+type Certificate struct {
+	File     string    `json:"file"`
+	Names    []string  `json:"names,omitempty"`
+	NotAfter time.Time `json:"not_after,omitzero"`
+	Problem  string    `json:"problem,omitempty"` // what it held before, if anything, is in use
 }
 
 // BackendCounts are the numbers of backends in the table and of those that
@@ -130,6 +155,11 @@ type Status struct {
 type BackendCounts struct {
 	Total int `json:"total"`
 	Up    int `json:"up"`
+
+	// Of those that registered themselves.
+	Registered int `json:"registered,omitempty"`
+	Expired    int `json:"expired,omitempty"` // without a heartbeat for too long
+	Failing    int `json:"failing,omitempty"` // their agents say so
 }
 
 // GeoStatus says which country database is in use.
@@ -147,4 +177,5 @@ type PopFile struct {
 	API    string `json:"api"`
 	Gossip string `json:"gossip,omitempty"`
 	Sync   string `json:"sync,omitempty"`
+	DNS    string `json:"dns,omitempty"`
 }

@@ -160,7 +160,7 @@ func TestEmptyDatabase(t *testing.T) {
 		"other tables": func(p *pop) { rename(t, p.tableless(t), p.db) },
 		"missing":      func(*pop) {},
 	} {
-		p := newPOP(t)
+		p := newPOP(t, unchecked)
 		fill(p)
 		p.start(t)
 		p.sql(t, insert(at("a", "sa", refusing(t))))

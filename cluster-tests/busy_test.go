@@ -13,6 +13,7 @@ import (
 // than one in a hundred writes by a bare sqlite3, which waits for no lock, is
 // refused, and none by one with .timeout.
 func TestSQLiteBesideTheDaemon(t *testing.T) {
+	needs(t, "long") // hundreds of writes, each with a pause
 	t.Parallel()
 	m := newMesh(t, 2)
 	from, p := m.pops[0], m.pops[1]
@@ -72,7 +73,7 @@ func TestSQLiteBesideTheDaemon(t *testing.T) {
 	// 100 writes on a machine that does other things too tell a daemon that
 	// keeps the file locked from one that does not, and no more.
 	writes, most := often(100, 1000), 50 // percent
-	if wanted("long") {
+	if thorough() {
 		most = 1
 	}
 	n := refused(writes, bare, typed)

@@ -163,13 +163,20 @@ func TestDeleteAgainstUpdate(t *testing.T) {
 	fresh(2)
 	stopAll(t, c)
 	c.sql(t, "UPDATE backends SET weight=5 WHERE id='b-00'")
+	<-time.After(clocksApart)
 	a.sql(t, "DELETE FROM backends")
 	everywhere(t, "SELECT count(*) FROM backends", "0", a, b)
+	<-time.After(clocksApart)
 	c.sql(t, "UPDATE backends SET weight=6, app='back' WHERE id='b-01'")
 	c.start(t)
 	everywhere(t, "SELECT id, app, region, weight, soft_limit, healthy FROM backends", "b-01|back|sa|6|100|1", m.pops...)
 	settle(t, converged, m.pops...)
 }
+
+// clocksApart is more than POPs that have only just begun take each other's
+// clocks to differ: of two writes on two of them that are closer the one may be
+// the later or the other.
+const clocksApart = 300 * time.Millisecond
 
 // TestEditsWithTheDaemonDown are picked up at the next start, with the time
 // at which they were made.
@@ -184,7 +191,9 @@ func TestEditsWithTheDaemonDown(t *testing.T) {
 	stopAll(t, c)
 	c.sql(t, insert(at("new", "sa", refusing(t)))+`
 		UPDATE backends SET weight=10 WHERE id='older'; DELETE FROM backends WHERE id='gone'; DELETE FROM backends WHERE id='gone'`)
+	<-time.After(clocksApart)
 	a.sql(t, "UPDATE backends SET weight=20 WHERE id IN ('older', 'newer')")
+	<-time.After(clocksApart)
 	c.sql(t, "UPDATE backends SET weight=30 WHERE id='newer'")
 	if err := c.do("backend", "add", "by-command", "--region", "us", "--addr", "10.50.2.1:80", "--db", c.db); err != nil {
 		t.Fatal(err)
@@ -206,10 +215,10 @@ type writer struct {
 	last           error          // of those that were refused
 }
 
-// run writes one row after the other, at most one each 10 ms.
+// run writes one row after the other, at most one each 40 ms, or 10 where time does not matter.
 func (w *writer) run(ctx context.Context, told func()) {
 	w.acked = map[string]int{}
-	pace := time.NewTicker(10 * time.Millisecond)
+	pace := time.NewTicker(time.Duration(often(40, 10)) * time.Millisecond)
 	defer pace.Stop()
 	for ctx.Err() == nil {
 		w.tried++

@@ -2,6 +2,8 @@ package clustertests
 
 import (
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"strings"
 	"testing"
@@ -114,6 +116,34 @@ func TestLockedDatabase(t *testing.T) {
 		t.Errorf("a change by API afterwards: %+v", a)
 	}
 	eventually(t, soon, p.isReady)
+}
+
+// TestStatusOfALockedDatabase: while another process holds the database, and
+// what another POP writes waits for it, the POP still says how it is.
+func TestStatusOfALockedDatabase(t *testing.T) {
+	t.Parallel()
+	m := newMesh(t, 2, unchecked)
+	other, p := m.pops[0], m.pops[1]
+	other.sql(t, insert(startBackend(t, "sa-1", "sa").row()))
+	settle(t, converged, m.pops...)
+	holder := openSQL(t, p.db)
+	holder.do(t, "BEGIN IMMEDIATE")
+	other.sql(t, "UPDATE backends SET weight = 3")
+	client := http.Client{Timeout: 2 * time.Second} // of the five that a write waits
+	for end := time.Now().Add(4 * time.Second); time.Now().Before(end); <-time.After(50 * time.Millisecond) {
+		for _, path := range []string{"/metrics", "/api/v1/status", "/ready"} {
+			res, err := client.Get("http://" + p.apiAddr() + path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.Copy(io.Discard, res.Body); err != nil {
+				t.Fatalf("%s: %v", path, err)
+			}
+			res.Body.Close()
+		}
+	}
+	holder.do(t, "ROLLBACK")
+	settle(t, soon, m.pops...)
 }
 
 // TestLockedAtStart: a database that somebody holds since before the start is said to be locked, and by what to find whom.

@@ -58,9 +58,9 @@ type diskTest struct {
 	wrote     int
 }
 
-func newDiskTest(t *testing.T) *diskTest {
+func newDiskTest(t *testing.T, env ...string) *diskTest {
 	t.Helper()
-	m := planMesh(t, 2)
+	m := planMesh(t, 2, env...)
 	d := &diskTest{mesh: m, good: m.pops[0], bad: m.pops[1], disk: faulty(t, m.pops[1]), acked: map[string]bool{}}
 	m.start(t)
 	d.good.sql(t, insert(startBackend(t, "sa-1", "sa").row()))
@@ -137,6 +137,7 @@ func (d *diskTest) turn(t *testing.T, n int, errno syscall.Errno) time.Duration 
 // TestSlowSync: while each sync takes 300 ms, clients do not notice; writes are
 // acknowledged late, and arrive.
 func TestSlowSync(t *testing.T) {
+	needs(t, "long") // many writes, each of which takes long
 	t.Parallel()
 	d := newDiskTest(t)
 	clients := func(n int) (took []time.Duration) {
@@ -181,7 +182,7 @@ func TestSlowSync(t *testing.T) {
 	if syncs == 0 {
 		t.Error("nothing was synced")
 	}
-	if wanted("long") {
+	if thorough() {
 		if b, a := quantile(before, 0.99), quantile(during, 0.99); a > 2*b+50*time.Millisecond {
 			t.Errorf("clients notice: p99 %s, before %s", a, b)
 		}

@@ -91,13 +91,16 @@ func TestDrainDeadline(t *testing.T) {
 	p.expectLog(t, `"end":"drained"`)
 }
 
-// TestSecondSignalEndsTheDrain at once.
+// TestSecondSignalEndsTheDrain at once, but for one that comes with the first:
+// timeout(1) sends two.
 func TestSecondSignalEndsTheDrain(t *testing.T) {
 	t.Parallel()
 	p := startPOP(t, startBackends(t, "sa"), "EDGEPROXY_DRAIN_SECS=600")
 	open := p.visit(t, "")
 	p.signal(t, syscall.SIGTERM)
+	p.signal(t, syscall.SIGTERM)
 	eventually(t, soon, func() error { return p.notReady("draining") })
+	<-time.After(2 * apart)
 	open.alive(t)
 	p.signal(t, syscall.SIGTERM)
 	if code := p.wait(t, soon); code != 0 {

@@ -28,6 +28,7 @@ func (x *traitor) claims(node, id string, seq uint64, ms int64, weight int64) []
 // late as can be stored, is kept apart by all, named, and its rows stay
 // writable at once, also after restarts. What is stamped later still is refused.
 func TestStampFrom2262(t *testing.T) {
+	needs(t, "long") // three POPs, restarted
 	t.Parallel()
 	const year2262, year6429, tooLate = 9_223_372_036_854, 1<<47 - 1, 1<<48 - 1
 	m := newMesh(t, 3)

@@ -14,13 +14,9 @@ import (
 // API write to it. No acknowledged row is lost, the file is sound each time,
 // and the POP is back in the mesh soon: 20 times with EDGEPROXY_TEST=long, 10 of them with -short.
 func TestKilledWhileWritten(t *testing.T) {
+	needs(t, "long") // a mesh under writes, killed again and again
 	t.Parallel()
-	rounds := 3
-	if wanted("long") {
-		if rounds = 20; testing.Short() {
-			rounds = 10
-		}
-	}
+	rounds := often(10, 20)
 	m := newMesh(t, 3)
 	p := m.pops[1]
 	p.set("EDGEPROXY_API_ADDR", p.API) // writers find it again

@@ -47,15 +47,15 @@ func (l *lab) overlay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := docker("exec", sa, "/edgeproxy", "wg", "status", "--json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var v api.WG
-	if err := json.Unmarshal([]byte(out), &v); err != nil {
-		t.Fatal(err)
-	}
-	if v.Mode != "tun" || v.Error != "" || len(v.Peers) != 1 || v.Peers[0].Name != "wg-pop-us" || v.Peers[0].Handshake.IsZero() || v.Peers[0].Received < 1000 {
-		t.Errorf("wg-pop-sa: %+v", v)
-	}
+	eventually(t, soon, func() error { // the client comes once a second, and each time more is received
+		out, err := docker("exec", sa, "/edgeproxy", "wg", "status", "--json")
+		var v api.WG
+		if err == nil {
+			err = json.Unmarshal([]byte(out), &v)
+		}
+		if err == nil && (v.Mode != "tun" || v.Error != "" || len(v.Peers) != 1 || v.Peers[0].Name != "wg-pop-us" || v.Peers[0].Handshake.IsZero() || v.Peers[0].Received < 1000) {
+			err = fmt.Errorf("wg-pop-sa: %+v", v)
+		}
+		return err
+	})
 }

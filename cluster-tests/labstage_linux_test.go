@@ -35,6 +35,8 @@ func (c *containers) refuses(fault string) string {
 		return "the volumes of the lab are on the disk of this machine"
 	case "skew":
 		return "a container's settings last as long as it does"
+	case "upgrade":
+		return "process 1 of a container cannot be replaced by another"
 	case "join":
 		return "an extra POP has no volume in which its rows could be read"
 	}

@@ -128,6 +128,8 @@ func TestLiar(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	_ = s.Close() // it may have been silent for too long by now
+	s = evil.enter(t, p)
 	m.flood(t, s, own, before)
 	_ = s.Close() // or it would be one of them for as long as it may be silent
 	for _, x := range m.pops {

@@ -3,7 +3,9 @@ package clustertests
 import (
 	"fmt"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 )
 
 // TestLimitOfTheMesh: connections of all POPs count, for the limit and for
@@ -46,6 +48,32 @@ func TestLimitOfTheMesh(t *testing.T) {
 	if got := sa.goes(t, ""); got != "a" {
 		t.Errorf("went to %q after the other POP died", got)
 	}
+}
+
+// TestPausedPOP: others ignore the counts of one that is stopped, after its
+// lease, and take them again when it goes on.
+func TestPausedPOP(t *testing.T) {
+	t.Parallel()
+	b := startBackend(t, "b", "sa")
+	m := planMesh(t, 2)
+	m.pops[0].seed(t, b.row())
+	m.start(t)
+	sa, us := m.pops[0], m.pops[1]
+	eventually(t, converged, func() error { return us.is("b", "up") })
+	open, _ := us.hold(t, 20)
+	eventually(t, converged, func() error { return sa.has("b", 20) })
+	us.signal(t, syscall.SIGSTOP)
+	stopped := time.Now()
+	eventually(t, 3*converged, func() error { return sa.has("b", 0) })
+	if took := time.Since(stopped); took < 5*time.Second || took > 13*time.Second {
+		t.Errorf("ignored after %s, want the lease of 10 s", took)
+	}
+	us.signal(t, syscall.SIGCONT)
+	eventually(t, 3*converged, func() error { return sa.has("b", 20) })
+	for _, v := range open {
+		v.alive(t)
+	}
+	together(t, m.pops...)
 }
 
 // is is nil where the POP says this of the backend.

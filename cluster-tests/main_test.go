@@ -75,6 +75,10 @@ func runTests(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
+	if err := adoptOrphans(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	flag.Parse()
 	if fuzzing := given("test.fuzz") || given("test.fuzzworker"); !fuzzing { // what is fuzzed here needs no binary
 		if err := prepare(dir); err != nil {

@@ -172,9 +172,12 @@ func needs(t testing.TB, kind string) {
 	}
 }
 
+// thorough says that time does not matter: long, and not -short.
+func thorough() bool { return wanted("long") && !testing.Short() }
+
 // often is how many rounds a test does: few by default, all where time does not matter.
 func often(few, all int) int {
-	if wanted("long") && !testing.Short() {
+	if thorough() {
 		return all
 	}
 	return few

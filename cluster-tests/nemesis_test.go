@@ -12,11 +12,11 @@ import (
 
 var (
 	nemesisSeed    = flag.Uint64("seed", 0, "of TestNemesis; 0 is a new one")
-	nemesisMinutes = flag.Float64("minutes", 0, "how long TestNemesis goes on (0 is some seconds), or TestSoak with each relay (0 is 30 minutes)")
+	nemesisMinutes = flag.Float64("minutes", 0, "how long TestNemesis goes on (0 is some seconds), or TestSoak with each relay (0 is 30 minutes), or TestDNSLoad (0 is one)")
 )
 
 // TestNemesis torments a mesh that has clients and is written to: POPs are
-// killed, paused and restarted, with wrong clocks and full disks, and links
+// killed, paused, restarted and upgraded, with wrong clocks and full disks, and links
 // are cut in many ways, lossy and late. Then all is healed, and all POPs must
 // hold the same soon, with nothing lost, resurrected or invented.
 //
@@ -104,11 +104,13 @@ func one(r *rand.Rand, of []string) string { return of[r.IntN(len(of))] }
 
 func (n *nemesis) strikePOP(name string) {
 	n.t.Helper()
-	kind := one(n.rand, []string{"kill", "kill", "stop", "pause", "restart", "skew", "disk"})
+	kind := one(n.rand, []string{"kill", "kill", "stop", "pause", "restart", "upgrade", "skew", "disk"})
 	switch {
 	case kind == "kill" || kind == "stop":
 		n.play(kind + " " + name)
 		n.ill[name] = "run " + name
+	case kind == "upgrade" && n.on.refuses("upgrade") == "":
+		n.play("upgrade " + name)
 	case kind == "pause":
 		n.play("pause " + name)
 		n.ill[name] = "resume " + name

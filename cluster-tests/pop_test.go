@@ -143,6 +143,9 @@ func (p *pop) launch(t testing.TB) {
 	})
 }
 
+// apart is more than the time within which two signals to end are taken for one.
+const apart = 300 * time.Millisecond
+
 // endProcess ends what still runs when a test is over: politely, at once.
 func endProcess(t testing.TB, cmd *exec.Cmd, ended <-chan struct{}) {
 	select {
@@ -150,8 +153,11 @@ func endProcess(t testing.TB, cmd *exec.Cmd, ended <-chan struct{}) {
 		return
 	default:
 	}
-	for range 2 { // the second one ends a drain
-		_ = cmd.Process.Signal(syscall.SIGTERM)
+	_ = cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-ended:
+	case <-time.After(apart):
+		_ = cmd.Process.Signal(syscall.SIGTERM) // the second one ends a drain
 	}
 	select {
 	case <-ended:

@@ -60,6 +60,7 @@ func hasKeys(t testing.TB, pops []*pop, ids ...string) {
 // TestKeyRotation under writes, with one POP off: it comes back by itself with
 // the old key; then the old one goes.
 func TestKeyRotation(t *testing.T) {
+	needs(t, "long") // a mesh under writes for half a minute
 	t.Parallel()
 	m := newMesh(t, often(3, 5))
 	first, off := m.pops[0], m.pops[len(m.pops)-1]

@@ -44,9 +44,16 @@ func TestStrictLimits(t *testing.T) {
 		p.settled(t)
 	}
 	last := m.pops[2]
-	if got := burst(t, 100, last); len(got) != 100 {
-		t.Errorf("%d of 100 got through at one POP, when the others had none", len(got))
-	}
+	eventually(t, 2*converged, func() error { // a client waits a second for a right, in which a busy machine may not bring it
+		got := burst(t, 100, last)
+		if len(got) == 100 {
+			return nil
+		}
+		for _, v := range got {
+			v.Close()
+		}
+		return fmt.Errorf("%d of 100 got through at one POP, when the others had none", len(got))
+	})
 
 	// A process that is killed takes its connections with it. Once it is back,
 	// others may have what it had.

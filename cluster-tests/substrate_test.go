@@ -24,7 +24,8 @@ type substrate interface {
 	raise(n int) *mesh
 	// add makes one more POP, and starts it.
 	add(m *mesh) *pop
-	// power brings a POP's process to a state: run, stop, kill, pause, resume.
+	// power brings a POP's process to a state: run, stop, kill, pause, resume; or
+	// another one into its place: upgrade.
 	power(p *pop, to string) error
 	// change makes the link from one POP to another better or worse, heal all as at first.
 	change(from, to int, f func(*link)) error
@@ -87,6 +88,9 @@ func (s *processes) refuses(fault string) string {
 	if fault == "disk" && (runtime.GOOS != "linux" || os.Getuid() != 0) {
 		return "a disk of its own for each POP is a tmpfs, which only root on Linux can mount"
 	}
+	if fault == "upgrade" && runtime.GOOS != "linux" {
+		return "only Linux gives us the process that an upgrade leaves behind"
+	}
 	return ""
 }
 
@@ -97,6 +101,9 @@ func (s *processes) power(p *pop, to string) error {
 		s.wakes(p)
 		p.reaches(s.t, func() error { _, _, err := p.ready(); return err })
 		return nil
+	}
+	if to == "upgrade" {
+		return p.inherit(s.t)
 	}
 	if err := p.cmd.Process.Signal(signals[to]); err != nil {
 		return fmt.Errorf("%s: %w", to, err)

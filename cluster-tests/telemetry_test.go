@@ -87,6 +87,7 @@ func TestTelemetryTables(t *testing.T) {
 // TestTelemetryCostsNothing: while nothing changes nothing is written, and
 // what is written is no reason to read the tables again.
 func TestTelemetryCostsNothing(t *testing.T) {
+	needs(t, "long") // what is written in seconds
 	t.Parallel()
 	m := planMesh(t, 2, "EDGEPROXY_DB_RELOAD_SECS=1")
 	m.pops[0].seed(t, startBackend(t, "a", "sa").row())

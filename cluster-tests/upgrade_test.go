@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/edgeproxy/edgeproxy/api"
 )
@@ -39,9 +40,10 @@ func (p *pop) succeeded(t testing.TB) {
 	}
 	pid := st.PID
 	t.Cleanup(func() { // nobody's child: it is not waited for, but looked for
-		for range 2 {
-			_ = syscall.Kill(pid, syscall.SIGTERM)
+		_ = syscall.Kill(pid, syscall.SIGTERM)
+		for end := time.Now().Add(apart); running(pid) && time.Now().Before(end); <-time.After(10 * time.Millisecond) {
 		}
+		_ = syscall.Kill(pid, syscall.SIGTERM)
 		eventually(t, soon, func() error {
 			if running(pid) {
 				return fmt.Errorf("process %d does not end", pid)
@@ -62,8 +64,9 @@ func running(pid int) bool {
 }
 
 // storm opens connections without a pause, each for one exchange, until the
-// end, which returns how many there were, and the first that was not served.
-func (p *pop) storm(clients int) (end func() (int64, error)) {
+// end, which returns why the first of them was not served. A machine on which
+// an upgrade is over in no time has a hundred of them all the same.
+func (p *pop) storm(clients int) (end func() error) {
 	var (
 		all    sync.WaitGroup
 		visits atomic.Int64
@@ -72,7 +75,7 @@ func (p *pop) storm(clients int) (end func() (int64, error)) {
 	)
 	for range clients {
 		all.Go(func() {
-			for !over.Load() {
+			for !over.Load() || visits.Load() < 100 {
 				v, err := p.call("")
 				if err == nil {
 					err = v.echo("hello")
@@ -87,13 +90,13 @@ func (p *pop) storm(clients int) (end func() (int64, error)) {
 			}
 		})
 	}
-	return func() (int64, error) {
+	return func() error {
 		over.Store(true)
 		all.Wait()
 		if err := failed.Load(); err != nil {
-			return visits.Load(), *err
+			return fmt.Errorf("of the storm, after %d: %w", visits.Load(), *err)
 		}
-		return visits.Load(), nil
+		return nil
 	}
 }
 
@@ -131,12 +134,8 @@ func TestUpgrade(t *testing.T) {
 		p.upgrade(t)
 		kept = append(kept, p.visit(t, "")) // so that each process has one
 	}
-	served, err := end()
-	if err != nil {
-		t.Errorf("of the storm, after %d: %v", served, err)
-	}
-	if served < 100 {
-		t.Errorf("%d connections of the storm, want 100 at least", served)
+	if err := end(); err != nil {
+		t.Error(err)
 	}
 	counted(lasting + 3)
 	if n := p.status(t).Connections; n != lasting+3 {
@@ -254,8 +253,8 @@ func TestUpgradeFails(t *testing.T) {
 	})
 	p.succeeded(t)
 	one.alive(t)
-	if n, err := end(); err != nil || n < 50 {
-		t.Errorf("%d connections of the storm, 50 wanted; %v", n, err)
+	if err := end(); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -272,8 +271,14 @@ func TestUpgradeMoves(t *testing.T) {
 	p.seed(t, startBackends(t, "sa")...)
 	p.start(t)
 	one := p.visit(t, "")
+	svc := freeAddress(t)
+	p.sql(t, service("myapp", map[string]string{"listen": svc}))
+	listens(t, svc)
 	overwrite(t, config, []byte("listen_addr: "+to+"\n"))
 	p.upgrade(t)
+	for range 16 { // whichever queue the kernel chooses: the services' sockets go on
+		entrance(svc).visit(t, "").alive(t)
+	}
 	if p.Listen != to {
 		t.Errorf("it listens on %s, want %s", p.Listen, to)
 	}

@@ -14,7 +14,8 @@ import (
 // that does much else.
 const soon = time.Minute
 
-// A condition is looked at each 3 ms, and less often the longer it takes.
+// A condition is looked at each 3 ms, less often the longer it takes, and for a
+// third of the time at most: the others need the machine, too.
 const poll, slowPoll = 3 * time.Millisecond, 50 * time.Millisecond
 
 // eventually waits until check is content.
@@ -28,15 +29,16 @@ func eventually(t testing.TB, within time.Duration, check func() error) {
 func waitFor(within time.Duration, check func() error) error {
 	began := time.Now()
 	for {
+		looked := time.Now()
 		err := check()
 		if err == nil {
 			return nil
 		}
-		waited := time.Since(began)
+		took, waited := time.Since(looked), time.Since(began)
 		if waited > within {
 			return fmt.Errorf("waited %s: %w", within, err)
 		}
-		<-time.After(max(poll, min(waited/20, slowPoll)))
+		<-time.After(max(poll, min(waited/20, slowPoll), min(2*took, time.Second)))
 	}
 }
 

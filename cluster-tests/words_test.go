@@ -43,7 +43,7 @@ func vocabulary() map[string]word {
 
 		"backend": {"ID up|down", 2, 2, (*stage).backend},
 
-		"run": power("run"), "stop": power("stop"), "kill": power("kill"), "pause": power("pause"), "resume": power("resume"),
+		"run": power("run"), "stop": power("stop"), "kill": power("kill"), "pause": power("pause"), "resume": power("resume"), "upgrade": power("upgrade"),
 		"restart": {"POP...", 1, -1, func(s *stage, names []string) error {
 			return errors.Join(s.do(append([]string{"stop"}, names...)), s.do(append([]string{"run"}, names...)))
 		}},
@@ -93,7 +93,7 @@ func vocabulary() map[string]word {
 // needs skips a scenario that this substrate cannot play, and says what for.
 func (s *stage) needs(faults []string) error {
 	for _, fault := range faults {
-		if !slices.Contains([]string{"cut", "delay", "loss", "disk", "skew", "join"}, fault) {
+		if !slices.Contains([]string{"cut", "delay", "loss", "disk", "skew", "join", "upgrade"}, fault) {
 			return fmt.Errorf("unknown fault %q", fault)
 		}
 		if why := s.on.refuses(fault); why != "" {

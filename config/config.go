@@ -16,7 +16,8 @@
 // follow from it. What Load returns passes Validate. Load touches nothing outside but readFile, and a secret never
 // appears in a message.
 //
-// It does not open what it names (database, country file, sockets), does not watch the file, and imports nothing of ours.
+// It does not open what it names (database, country file, sockets), does not watch the file, and imports nothing of ours
+// but package mesh, for what is written in rows, too.
 package config
 
 import (
@@ -24,6 +25,7 @@ import (
 	"net"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 )
@@ -42,6 +44,7 @@ type Config struct {
 	NodeID     string        // "": made once and kept beside the database
 	App        string        // "": every backend
 	GeoIPPath  string        // "": the embedded country database
+	CertDir    string        // of certificates for services that terminate TLS; "": none
 
 	ProxyProtocol  bool           // never true without TrustedProxies
 	TrustedProxies []netip.Prefix // masked; IPv4-mapped ones as IPv4
@@ -66,18 +69,25 @@ type Config struct {
 	WGMTU       int            // bytes
 	SyncOver    string         // direct or overlay
 
+	DNSAddr    string           // host:port, UDP and TCP; "": no DNS server
+	DNSDomain  string           // lower case, without a dot at the end
+	DNSForward []netip.AddrPort // asked for other names; none: those are refused
+
 	Relay                     string // auto, reactor or goroutine; package proxy knows them
 	MaxConnections            int    // of clients, open at the same time; 0: what the descriptors allow
 	AllowClients, DenyClients []netip.Prefix
-	ClientConnections         int     // open at the same time for one client prefix; 0: no bound
-	ClientRate                float64 // new ones a second for one client prefix; 0: no bound
-	ClientPrefix              [2]int  // bits of an IPv4 and of an IPv6 prefix that are one client
-	StrictLimits              bool    // hard limits hold for the whole mesh, exactly
+	AllowBackends             []netip.Prefix // where backends may be although they could be a trap
+	HeartbeatTTL              int            // seconds, of backends that register themselves
+	ClientConnections         int            // open at the same time for one client prefix; 0: no bound
+	ClientRate                float64        // new ones a second for one client prefix; 0: no bound
+	ClientPrefix              [2]int         // bits of an IPv4 and of an IPv6 prefix that are one client
+	StrictLimits              bool           // hard limits hold for the whole mesh, exactly
 
 	Drain           time.Duration // 0: cut at once
 	UpgradeDrain    time.Duration // of the old process; 0: until the last connection has ended
 	ConnectTimeout  time.Duration // of one attempt
 	ConnectAttempts int           // backends tried for one client, 1 to 10
+	HeaderTimeout   time.Duration // for a PROXY header, a ClientHello and a handshake
 	IdleTimeout     time.Duration
 	LingerTimeout   time.Duration // of a half-closed connection
 
@@ -183,6 +193,13 @@ func (l *loader) crossCheck() {
 			Key: "sync_over", Source: c.source("sync_over"), Value: quote("overlay"),
 			Message: "needs the overlay, which is off",
 			Hint:    "set " + envName("wg") + " to auto, or leave " + envName("sync_over") + " out",
+		})
+	}
+	if slices.ContainsFunc(c.DNSForward, func(a netip.AddrPort) bool { return a.String() == c.DNSAddr }) && !l.bad["dns_forward"] && !l.bad["dns_addr"] {
+		l.problems = append(l.problems, Problem{
+			Key: "dns_forward", Source: c.source("dns_forward"), Value: quote(c.DNSAddr),
+			Message: "is this POP's own DNS server",
+			Hint:    "name the servers that this machine asked before, as /etc/resolv.conf had them",
 		})
 	}
 	if c.ClusterKey != "" && c.Insecure && !l.bad["cluster_key"] && !l.bad["insecure"] {

@@ -17,17 +17,18 @@ var samples = map[string][]string{
 	"config": {"/a.yaml", "/b.yaml"}, "listen_addr": {":1", "[::1]:2", "0.0.0.0:8080"}, "db_path": {"a.db", "b.db"},
 	"region": {"sa", "us", "x-1"}, "db_reload_secs": {"5", "0.5", "60"}, "binding_ttl_secs": {"0", "600", "1"},
 	"binding_max": {"1", "2"}, "position": {"0,0", "1.5,-2"}, "node_id": {"a", "b.c"}, "app": {"a", "b"},
-	"geoip_path": {"a", "b"}, "proxy_protocol": {"on", "off"}, "trusted_proxies": {"10.0.0.0/8", "::1,192.0.2.1"},
+	"geoip_path": {"a", "b"}, "cert_dir": {"a", "b"}, "proxy_protocol": {"on", "off"}, "trusted_proxies": {"10.0.0.0/8", "::1,192.0.2.1"},
 	"api_addr": {"127.0.0.1:1", "[::1]:2"}, "api_token": {"a", "b"}, "drain_secs": {"0", "30", "7"},
 	"gossip_addr": {"127.0.0.1:1", "[::1]:2"}, "sync_addr": {"127.0.0.1:1", "localhost:2"}, "advertise_addr": {"192.0.2.1", "2001:db8::1"},
 	"join": {"a.example", "192.0.2.1:7946,[::1]:1"}, "cluster_key": {"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBA="}, "insecure": {"true", "false"}, "fanout_limit": {"2", "4096"},
-	"connect_timeout_ms": {"1", "2000"}, "connect_attempts": {"1", "10"}, "idle_timeout_secs": {"1", "3600"},
+	"connect_timeout_ms": {"1", "2000"}, "connect_attempts": {"1", "10"}, "header_timeout_ms": {"1", "600000"}, "idle_timeout_secs": {"1", "3600"},
 	"health_check": {"tcp", "off"}, "panic_threshold": {"0", "100"}, "hard_margin": {"0", "0.03", "0.5"}, "strict_limits": {"on", "off"},
 	"wg": {"off", "tun", "netstack"}, "wg_interface": {"wg0", "edge.1"}, "wg_port": {"1", "65535"}, "wg_endpoint": {"none", "192.0.2.1:9", "[2001:db8::1]:9"}, "wg_topology": {"hub-spoke", "hierarchical"},
 	"wg_hubs": {"sa-1", "sa-1,us-1"}, "wg_networks": {"fd00:1:2::/48", "10.60.0.0/16,fd50::/48"}, "wg_mtu": {"576", "9000"}, "sync_over": {"direct", "overlay"},
+	"dns_addr": {"127.0.0.1:53", ":5353"}, "dns_domain": {"internal", "mesh.example.net"}, "dns_forward": {"192.0.2.1", "192.0.2.1:5353,2001:db8::1"},
 	"relay":           {"auto", "reactor", "goroutine"},
 	"max_connections": {"0", "100"}, "client_max_connections": {"0", "5"}, "client_max_rate": {"0", "0.5"}, "upgrade_drain_secs": {"0", "60"}, "client_prefix": {"1,128", "32, 64"},
-	"allow_clients": {"10.0.0.0/8", "::1,192.0.2.1"}, "deny_clients": {"10.0.0.0/8", "::1,192.0.2.1"},
+	"allow_backends": {"127.0.0.0/8", "::1,192.0.2.1"}, "heartbeat_ttl_secs": {"1", "60"}, "allow_clients": {"10.0.0.0/8", "::1,192.0.2.1"}, "deny_clients": {"10.0.0.0/8", "::1,192.0.2.1"},
 	"linger_timeout_secs": {"1", "60"}, "log_level": {"info", "trace"}, "log_format": {"json", "auto"},
 	"access_log": {"true", "false"}, "countries": {"{BR: eu}", "{NO: us}"}, "regions": {`{eu: "1,2"}`, `{eu: "3,4"}`},
 }
@@ -149,7 +150,7 @@ func TestWhatMayChangeOnSIGHUP(t *testing.T) {
 			live = append(live, s.Key)
 		}
 	}
-	want := "binding_ttl_secs trusted_proxies max_connections client_max_connections client_max_rate client_prefix allow_clients deny_clients drain_secs upgrade_drain_secs connect_timeout_ms connect_attempts health_check panic_threshold hard_margin " +
+	want := "binding_ttl_secs trusted_proxies max_connections client_max_connections client_max_rate client_prefix allow_clients deny_clients allow_backends heartbeat_ttl_secs drain_secs upgrade_drain_secs connect_timeout_ms connect_attempts header_timeout_ms health_check panic_threshold hard_margin " +
 		"idle_timeout_secs linger_timeout_secs log_level access_log countries regions"
 	if got := strings.Join(live, " "); got != want {
 		t.Errorf("live are %s", got)

@@ -47,8 +47,8 @@ func TestDefaults(t *testing.T) {
 		Listen: "0.0.0.0:8080", DBPath: "routing.db", Region: "sa", DBReload: 5 * time.Second,
 		BindingTTL: 10 * time.Minute, BindingMax: 1 << 20, APIAddr: "127.0.0.1:8180", GossipAddr: "0.0.0.0:7946", SyncAddr: "0.0.0.0:7947",
 		FanoutLimit: 32, WG: "off", WGInterface: "wg0", WGPort: 51820, WGTopology: "full-mesh",
-		WGNetworks: []netip.Prefix{netip.MustParsePrefix("10.50.0.0/16"), netip.MustParsePrefix("fd50:ed9e::/48")}, WGMTU: 1420, SyncOver: "direct",
-		Relay: "auto", ClientPrefix: [2]int{32, 64}, Drain: 30 * time.Second, ConnectTimeout: 2 * time.Second, ConnectAttempts: 3,
+		WGNetworks: []netip.Prefix{netip.MustParsePrefix("10.50.0.0/16"), netip.MustParsePrefix("fd50:ed9e::/48")}, WGMTU: 1420, SyncOver: "direct", DNSDomain: "internal",
+		Relay: "auto", ClientPrefix: [2]int{32, 64}, HeartbeatTTL: 60, Drain: 30 * time.Second, ConnectTimeout: 2 * time.Second, ConnectAttempts: 3, HeaderTimeout: 3 * time.Second,
 		HealthCheck: "tcp", IdleTimeout: time.Hour, LingerTimeout: time.Minute, LogLevel: "info", LogFormat: "auto",
 		origins: map[string]origin{},
 	}
@@ -74,6 +74,7 @@ position: -23.55, -46.63
 node_id: sa-1.example
 app: shop
 geoip_path: /usr/share/GeoIP/GeoLite2-City.mmdb
+cert_dir: /etc/edgeproxy/certs
 proxy_protocol: on
 trusted_proxies: [10.0.0.0/8, "::ffff:192.0.2.1", 2001:db8::/32]
 api_addr: localhost:80
@@ -94,6 +95,9 @@ wg_hubs: [sa-1, us-1]
 wg_networks: fd00:1:2::/48
 wg_mtu: 1280
 sync_over: overlay
+dns_addr: 127.0.0.1:5353
+dns_domain: Mesh.Example.
+dns_forward: [192.0.2.53, "[2001:db8::53]:5353"]
 relay: Goroutine
 max_connections: 1000
 client_max_connections: 10
@@ -101,10 +105,13 @@ client_max_rate: 2.5
 client_prefix: 24, 48
 allow_clients: 10.0.0.0/8
 deny_clients: [10.1.0.0/16, "::1"]
+allow_backends: [127.0.0.0/8]
+heartbeat_ttl_secs: 30
 drain_secs: 1.5
 upgrade_drain_secs: 60
 connect_timeout_ms: 0.5
 connect_attempts: 10
+header_timeout_ms: 1500
 health_check: http path=/health
 panic_threshold: 50
 hard_margin: 0.03
@@ -125,7 +132,7 @@ regions: {eu-west: "53.34,-6.26"}
 	want := &Config{
 		File: path, Listen: "[::1]:0", DBPath: "/var/lib/edgeproxy/routing.db", Region: "eu-west",
 		DBReload: 250 * time.Millisecond, BindingTTL: 0, BindingMax: 7, Position: &[2]float64{-23.55, -46.63},
-		NodeID: "sa-1.example", App: "shop", GeoIPPath: "/usr/share/GeoIP/GeoLite2-City.mmdb", ProxyProtocol: true,
+		NodeID: "sa-1.example", App: "shop", GeoIPPath: "/usr/share/GeoIP/GeoLite2-City.mmdb", CertDir: "/etc/edgeproxy/certs", ProxyProtocol: true,
 		TrustedProxies: []netip.Prefix{
 			netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("2001:db8::/32"),
 		},
@@ -134,10 +141,12 @@ regions: {eu-west: "53.34,-6.26"}
 		Join: []string{"sa.example.net", "[2001:db8::1]:7946"}, ClusterKey: "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", FanoutLimit: 3,
 		WG: "tun", WGInterface: "edge0", WGPort: 1, WGEndpoint: "192.0.2.9:2", WGTopology: "hierarchical", WGHubs: []string{"sa-1", "us-1"},
 		WGNetworks: []netip.Prefix{netip.MustParsePrefix("fd00:1:2::/48")}, WGMTU: 1280, SyncOver: "overlay", Relay: "goroutine",
+		DNSAddr: "127.0.0.1:5353", DNSDomain: "mesh.example", DNSForward: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.53:53"), netip.MustParseAddrPort("[2001:db8::53]:5353")},
 		MaxConnections: 1000, ClientConnections: 10, ClientRate: 2.5, ClientPrefix: [2]int{24, 48},
 		AllowClients: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}, DenyClients: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("::1/128")},
+		AllowBackends: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, HeartbeatTTL: 30,
 		Drain: 1500 * time.Millisecond, UpgradeDrain: time.Minute, ConnectTimeout: 500 * time.Microsecond,
-		ConnectAttempts: 10, HealthCheck: "http path=/health", PanicThreshold: 50, HardMargin: 0.03, IdleTimeout: 365 * 24 * time.Hour, LingerTimeout: time.Second,
+		ConnectAttempts: 10, HeaderTimeout: 1500 * time.Millisecond, HealthCheck: "http path=/health", PanicThreshold: 50, HardMargin: 0.03, IdleTimeout: 365 * 24 * time.Hour, LingerTimeout: time.Second,
 		LogLevel: "warn", LogFormat: "json", AccessLog: true,
 		Countries: map[string]string{"NO": "eu", "BR": "sa"}, Regions: map[string][2]float64{"eu-west": {53.34, -6.26}},
 	}

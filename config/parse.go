@@ -14,6 +14,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/edgeproxy/edgeproxy/mesh"
 )
 
 // clean is what holds for every value, before its setting looks at it.
@@ -110,6 +112,18 @@ func notEmpty(s string) error {
 		return fault{what: "is empty"}
 	}
 	return nil
+}
+
+// healthCheck leaves it to package mesh, which reads the same text in rows.
+func healthCheck(s string) error {
+	_, err := mesh.ParseCheck(s)
+	if err == nil {
+		return nil
+	}
+	if why := errors.Unwrap(err); why != nil { // without the value and the rule, which every problem has
+		err = why
+	}
+	return fault{what: "is no health check: " + err.Error()}
 }
 
 func oneOf(words []string) func(string) error {

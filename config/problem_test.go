@@ -68,6 +68,7 @@ func TestValues(t *testing.T) {
 		"CONNECT_ATTEMPTS":    {[]string{"1", "10"}, []string{"0", "11", "three"}},
 		"IDLE_TIMEOUT_SECS":   {[]string{"1"}, []string{"0"}},
 		"LINGER_TIMEOUT_SECS": {[]string{"1"}, []string{"0"}},
+		"HEALTH_CHECK":        {[]string{"off", "tcp", "http path=/health status=200-299"}, []string{" ", "bogus", "tcp interval=soon", "tcp path=/", "off now"}},
 		"LOG_LEVEL":           {[]string{"trace", "debug", "info", "warn", "Error"}, []string{"fatal", "warning"}},
 		"LOG_FORMAT":          {[]string{"auto", "console", "JSON"}, []string{"text"}},
 		"ACCESS_LOG":          {[]string{"true", "off"}, []string{"maybe"}},
@@ -98,6 +99,9 @@ func TestHintsSayWhatToWrite(t *testing.T) {
 		"EDGEPROXY_DRAIN_SECS=1m30s":           "write 90,",
 		"EDGEPROXY_CONNECT_TIMEOUT_MS=2s":      "write 2000,",
 		"EDGEPROXY_POSITION=-46.63,-123.55,1":  "latitude first",
+		"EDGEPROXY_DNS_FORWARD=dns.example":    "192.0.2.53",
+		"EDGEPROXY_DNS_FORWARD=0.0.0.0":        "192.0.2.53",
+		"EDGEPROXY_DNS_DOMAIN=a..b":            "internal",
 		"EDGEPROXY_TRUSTED_PROXIES=10.0.0.1/8": "10.0.0.0/8 for the net or 10.0.0.1 for the host",
 	} {
 		if _, _, err := load(t, "", nil, entry); err == nil || !strings.Contains(err.Error(), hint) {
@@ -118,6 +122,7 @@ func TestRulesBetweenSettings(t *testing.T) {
 		{"open gossip on purpose", "sync_addr: :7946", "EDGEPROXY_INSECURE=true", ""},
 		{"gossip with a key", "sync_addr: :7946", "EDGEPROXY_CLUSTER_KEY=" + strings.Repeat("A", 43) + "=", ""},
 		{"a key that does not matter", "insecure: true", "EDGEPROXY_CLUSTER_KEY=" + strings.Repeat("A", 43) + "=", "contradicts"},
+		{"names forwarded to itself", "dns_addr: 127.0.0.1:53", "EDGEPROXY_DNS_FORWARD=192.0.2.1,127.0.0.1", "own DNS server"},
 		{"API with a token", "api_addr: :8180", "EDGEPROXY_API_TOKEN=x", ""},
 	} {
 		_, _, err := load(t, tt.yaml, nil, tt.env)

@@ -19,6 +19,7 @@ func (m *Mesh) applyAll(ctx context.Context) {
 	ctx = progress.With(ctx, &m.Applying)
 	for s := m.applier.next(ctx); s != nil; s = m.applier.next(ctx) {
 		m.Applying.Begin()
+		m.storing.Begin(time.Now())
 		items := s.collect()
 		for len(items) > 0 && ctx.Err() == nil {
 			if items[0].pulled != nil {
@@ -33,6 +34,7 @@ func (m *Mesh) applyAll(ctx context.Context) {
 			m.applyDeltas(ctx, s, items[:n])
 			items = items[n:]
 		}
+		m.storing.End(time.Now())
 		m.Applying.End()
 	}
 }
@@ -86,6 +88,11 @@ func (m *Mesh) Unable() string {
 	}
 	return ""
 }
+
+// Lag is how far what is stored may be behind what peers have sent: a disk may
+// give no error and take no end. What comes while one batch is being stored waits
+// for that, and takes as long.
+func (m *Mesh) Lag() time.Duration { return 2 * m.storing.Takes(time.Now()) }
 
 // rangesOf are the ranges of a delta that may move a head, and takes note of
 // what a pull that is under way will need at its end.

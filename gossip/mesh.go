@@ -26,8 +26,9 @@ type Mesh struct {
 	// peers and heads.
 	Applying, Exchanging progress.Loop
 
-	loads  atomic.Uint64          // sent
-	unable atomic.Pointer[string] // why the store took nothing; nil: it does
+	loads   atomic.Uint64          // sent
+	unable  atomic.Pointer[string] // why the store took nothing; nil: it does
+	storing progress.Span          // what peers sent
 
 	running    atomic.Bool
 	changed    chan struct{} // 1: for Run, that peers or heads are to be looked at
@@ -224,6 +225,13 @@ func (m *Mesh) pullLostLocked() {
 			p.stream.wantLocked(time.Now().Add(m.cfg.Grace))
 		}
 	}
+}
+
+// Heads is what the store is known to have. It does not wait for the store.
+func (m *Mesh) Heads() crdt.Heads {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.own.Clone()
 }
 
 // Replaced tells that the store may have less than it had: another file is in

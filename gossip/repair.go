@@ -124,14 +124,15 @@ func (m *Mesh) digest(context.Context) {
 	}
 }
 
-// statesAt are the sums of all buckets while our heads are these; false when
-// they are not, or not any more.
+// statesAt are the sums of all buckets while our heads are these and we have
+// forgotten nothing that the horizon does not cover; false when that is not so, or
+// not any more.
 func (m *Mesh) statesAt(ctx context.Context, heads, horizon crdt.Heads) (sums []crdt.Sum, ok bool, err error) {
 	for i := range 2 {
 		if err := m.refresh(ctx); err != nil {
 			return nil, false, err
 		}
-		if own, _ := m.state(); !maps.Equal(own, heads) {
+		if own, forgotten := m.state(); !maps.Equal(own, heads) || !horizon.Covers(forgotten) {
 			return nil, false, nil
 		}
 		if i == 0 {
@@ -154,6 +155,9 @@ func total(sums []crdt.Sum) (t crdt.Sum) {
 }
 
 func (s *stream) beginCompare(ctx context.Context) error {
+	if err := s.m.refresh(ctx); err != nil { // deletes are forgotten without a word to us
+		return err
+	}
 	heads, horizon := s.m.state()
 	s.m.mu.Lock()
 	horizon = higher(horizon, s.peer.horizon)
@@ -178,6 +182,7 @@ func higher(a, b crdt.Heads) crdt.Heads {
 
 // answerDigest sends our sums where the whole differs.
 func (s *stream) answerDigest(ctx context.Context, f digestFrame) error {
+	_ = s.m.refresh(ctx) // statesAt says what is wrong
 	_, horizon := s.m.state()
 	horizon = higher(horizon, f.horizon)
 	sums, ok, err := s.m.statesAt(ctx, f.heads, horizon)

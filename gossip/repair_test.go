@@ -61,6 +61,38 @@ func TestDigestLeavesGrowthAlone(t *testing.T) {
 	})
 }
 
+// TestForgettingIsNoDifference: POPs forget deletes each in its own time, and
+// compare meanwhile. What one has forgotten and another has not is no damage,
+// and does not come back.
+func TestForgettingIsNoDifference(t *testing.T) {
+	bubble(t, memnet.Config{Latency: region}, "a b c", nil, func(t *testing.T, l *lab) {
+		l.startAll()
+		pops := []*pop{l.pops["a"], l.pops["b"], l.pops["c"]}
+		for round := range 40 {
+			writer := pops[round%3]
+			for i := range 5 {
+				writer.write(fmt.Sprint("row", i), round)
+			}
+			for i := range 5 {
+				writer.delete(fmt.Sprint("row", i))
+			}
+			l.within(time.Second, "equal", l.equal())
+			seen := writer.store.heads()
+			for _, p := range pops { // without a word to its mesh
+				time.Sleep(time.Duration(7*round+1) * time.Second)
+				p.store.collect(seen)
+				p.mesh.Compare(t.Context())
+			}
+		}
+		time.Sleep(5 * time.Minute)
+		for _, p := range pops {
+			if s := p.mesh.Stats(); s.Digests == 0 || s.DigestsDiffer != 0 || s.Repairs != 0 {
+				t.Errorf("%s: of %d digests %d differ, %d repairs", p.name, s.Digests, s.DigestsDiffer, s.Repairs)
+			}
+		}
+	})
+}
+
 // TestForgottenDeletes: a POP that was away while a delete was collected comes
 // back with the row, and must not bring it back to the others.
 func TestForgottenDeletes(t *testing.T) {

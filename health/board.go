@@ -58,6 +58,15 @@ func NewBoard() *Board {
 	return &Board{pops: map[string]*voice{}, of: map[string]map[string]Verdict{}}
 }
 
+// Heard is when a POP's last report was taken; false where none is remembered.
+func (b *Board) Heard(pop string) (time.Time, bool) {
+	v := b.pops[pop]
+	if v == nil {
+		return time.Time{}, false
+	}
+	return v.at, true
+}
+
 // Learn takes a report and says of which backends something changed. What is
 // older than what is known is left out.
 func (b *Board) Learn(r Report, now time.Time) (changed []string) {

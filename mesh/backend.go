@@ -1,10 +1,10 @@
 package mesh
 
 import (
-	"cmp"
 	"fmt"
 	"math"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -43,6 +43,12 @@ type Backend struct {
 	Draining bool   // no new connections, also not for bound clients
 	Country  string // ISO 3166-1 alpha-2, or empty; for people, not for routing
 	Check    *Check // its own, else its service's; nil: the POP's default
+
+	ProxyOut     ProxyVersion  // what it is sent before the client's bytes: its own, else its service's
+	Registration *Registration // nil: it is static
+	Expired      bool          // it is registered, and nothing has been heard of it for too long
+
+	POP string // it is the listener of this one, as in POP us-1, where an operator allows that; empty: it is none
 }
 
 // Capacity is what the load of the backend is measured against: soft_limit
@@ -52,11 +58,16 @@ func (b *Backend) Capacity() float64 {
 }
 
 // Routable says whether the operator lets new connections reach the backend.
-func (b *Backend) Routable() bool { return b.Healthy && !b.Deleted && !b.Draining }
+func (b *Backend) Routable() bool {
+	return b.Healthy && !b.Deleted && !b.Draining && !b.Expired && !b.Failing()
+}
+
+// Failing says whether its own agent says that it is down.
+func (b *Backend) Failing() bool { return b.Registration != nil && b.Registration.Failing != "" }
 
 // inherit fills in what the row leaves out and the service says.
 func (b *Backend) inherit(s Service, row []any) {
-	b.Check = s.Check
+	b.Check, b.ProxyOut = s.Check, s.ProxyOut
 	if row[7] == nil && s.SoftLimit > 0 {
 		b.SoftLimit = s.SoftLimit
 	}
@@ -73,6 +84,21 @@ type FieldError struct {
 
 func (e *FieldError) Error() string { return e.Field + ": " + e.Message }
 
+// FieldErrors are several that one row has, in the order of its columns or nearly
+// so; errors.As finds the first.
+type FieldErrors []*FieldError
+
+func (e FieldErrors) Error() string { return fmt.Sprintf("%v (and %d more)", e[0], len(e)-1) }
+
+// Unwrap is for package errors.
+func (e FieldErrors) Unwrap() []error {
+	list := make([]error, len(e))
+	for i := range e {
+		list[i] = e[i]
+	}
+	return list
+}
+
 func fieldErrorf(field, format string, args ...any) *FieldError {
 	return &FieldError{Field: field, Message: fmt.Sprintf(format, args...)}
 }
@@ -81,15 +107,15 @@ func fieldErrorf(field, format string, args ...any) *FieldError {
 // and have the types that an SQLite driver returns (nil, int64, float64,
 // string, []byte). NULL means the documented default: healthy 1, weight 1,
 // soft_limit 1, hard_limit unlimited, app empty, deleted 0. The error is a
-// *FieldError.
+// *FieldError, or FieldErrors.
 func ParseBackend(row []any) (Backend, error) {
 	if len(row) != len(BackendColumns) {
 		return Backend{}, fieldErrorf("id", "row has %d columns, want %d", len(row), len(BackendColumns))
 	}
 	p := parser{}
 	b := Backend{
-		ID:        p.name("id", row[0], true),
-		App:       p.name("app", row[1], false),
+		ID:        p.key("id", row[0]),
+		App:       p.name("app", row[1]),
 		Region:    p.region("region", row[2]),
 		Addr:      netip.AddrPortFrom(p.addr("wg_ip", row[3]), uint16(p.integer("port", row[4], 0, 1, 65535))),
 		Healthy:   p.integer("healthy", row[5], 1, math.MinInt64, math.MaxInt64) != 0,
@@ -98,39 +124,40 @@ func ParseBackend(row []any) (Backend, error) {
 		HardLimit: p.integer("hard_limit", row[8], 0, 0, MaxNumber),
 		Deleted:   p.integer("deleted", row[9], 0, math.MinInt64, math.MaxInt64) != 0,
 	}
-	if p.err != nil {
-		return b, p.err
-	}
-	return b, nil
+	return b, p.err()
 }
 
 // BackendOptionColumns are the columns of backend_options that ApplyOptions reads.
-var BackendOptionColumns = [...]string{"id", "country", "draining", "health_check"}
+var BackendOptionColumns = [...]string{"id", "country", "draining", "health_check", "proxy_protocol"}
 
 // ApplyOptions adds a row of backend_options, whose values stand in the order
 // of BackendOptionColumns, to the backend. NULL means default: no country, not
-// draining, the service's check. Beside a column that makes no sense the others
-// still count: a misspelt country must not end a drain. The error is a *FieldError.
+// draining, the service's check and PROXY protocol. Beside a column that makes no sense the others
+// still count: a misspelt country must not end a drain. The error is a *FieldError,
+// or FieldErrors.
 func (b *Backend) ApplyOptions(row []any) error {
 	if len(row) != len(BackendOptionColumns) {
 		return fieldErrorf("id", "row has %d columns, want %d", len(row), len(BackendOptionColumns))
 	}
-	var c, d, h parser
-	country := c.name("country", row[1], false)
+	var p parser
+	country := p.name("country", row[1])
 	if country != "" && !isCountry(country) {
-		c.fail("country", "%q is not a two-letter country code", clip(country))
+		p.fail("country", "%q is not a two-letter country code", clip(country))
 	}
-	if c.err == nil {
+	if !p.failed("country") {
 		b.Country = strings.ToUpper(country)
 	}
-	draining := d.integer("draining", row[2], 0, math.MinInt64, math.MaxInt64)
-	if d.err == nil {
+	draining := p.integer("draining", row[2], 0, math.MinInt64, math.MaxInt64)
+	if !p.failed("draining") {
 		b.Draining = draining != 0
 	}
-	if check := h.check("health_check", row[3]); check != nil {
+	if check := p.check("health_check", row[3]); check != nil {
 		b.Check = check
 	}
-	return cmp.Or(c.err, d.err, h.err)
+	if out, said := p.proxyVersion("proxy_protocol", row[4]); said {
+		b.ProxyOut = out
+	}
+	return p.err()
 }
 
 // isCountry takes two ASCII letters; whether there is such a country is geo's to know.
@@ -139,13 +166,29 @@ func isCountry(s string) bool {
 	return len(s) == 2 && letter(s[0]) && letter(s[1])
 }
 
-// parser keeps the first error, so that a row reads like a table of its columns.
-type parser struct{ err error }
+// parser keeps the first error of each column, so that a row reads like a table
+// of its columns.
+type parser struct{ errs FieldErrors }
 
 func (p *parser) fail(field, format string, args ...any) {
-	if p.err == nil {
-		p.err = fieldErrorf(field, format, args...)
+	if !p.failed(field) {
+		p.errs = append(p.errs, fieldErrorf(field, format, args...))
 	}
+}
+
+// failed says whether the column makes no sense.
+func (p *parser) failed(field string) bool {
+	return slices.ContainsFunc(p.errs, func(e *FieldError) bool { return e.Field == field })
+}
+
+func (p *parser) err() error {
+	switch len(p.errs) {
+	case 0:
+		return nil
+	case 1:
+		return p.errs[0]
+	}
+	return p.errs
 }
 
 func (p *parser) text(field string, v any) (string, bool) {
@@ -170,14 +213,34 @@ func (p *parser) text(field string, v any) (string, bool) {
 	return s, true
 }
 
-func (p *parser) name(field string, v any, required bool) string {
-	s, ok := p.text(field, v)
-	switch {
-	case p.err != nil:
-	case required && !ok:
+// key reads the name of a row. It has to be text as SQLite has it: the API and
+// the rows of other tables ask for a text, and find no blob and no number.
+func (p *parser) key(field string, v any) string {
+	kind := ""
+	switch v.(type) {
+	case nil:
 		p.fail(field, "is NULL; give the row a name")
-	case required && s == "":
+		return ""
+	case []byte:
+		kind = "blob"
+	case int64:
+		kind = "number"
+	}
+	if kind != "" {
+		p.fail(field, "is a %s, not text: set it to CAST(%s AS TEXT), or delete the row", kind, field)
+		return ""
+	}
+	s := p.name(field, v)
+	if s == "" {
 		p.fail(field, "is empty; give the row a name")
+	}
+	return s
+}
+
+func (p *parser) name(field string, v any) string {
+	s, _ := p.text(field, v)
+	switch {
+	case p.failed(field):
 	case len(s) > MaxName:
 		p.fail(field, "is %d bytes long, at most %d are allowed", len(s), MaxName)
 	case strings.ContainsFunc(s, unicode.IsControl):
@@ -188,7 +251,7 @@ func (p *parser) name(field string, v any, required bool) string {
 
 func (p *parser) region(field string, v any) geo.Region {
 	s, ok := p.text(field, v)
-	if p.err != nil {
+	if p.failed(field) {
 		return ""
 	}
 	if !ok {
@@ -204,7 +267,7 @@ func (p *parser) region(field string, v any) geo.Region {
 
 func (p *parser) addr(field string, v any) netip.Addr {
 	s, _ := p.text(field, v)
-	if p.err != nil {
+	if p.failed(field) {
 		return netip.Addr{}
 	}
 	a, err := netip.ParseAddr(strings.TrimSpace(s))
@@ -258,8 +321,9 @@ func (p *parser) integer(field string, v any, null, least, most int64) int64 {
 }
 
 // clip shortens what somebody wrote so that it can stand in a message.
-func clip(s string) string {
-	const most = 64
+func clip(s string) string { return clipTo(s, 64) }
+
+func clipTo(s string, most int) string {
 	if len(s) <= most {
 		return s
 	}

@@ -110,12 +110,12 @@ func TestServices(t *testing.T) {
 			{"other", "db", "sa", "10.50.1.1", int64(80), nil, nil, nil, nil, nil},
 			{"alone", "", "sa", "10.50.1.1", int64(80), nil, nil, nil, nil, nil},
 		},
-		Options: [][]any{{"own", nil, nil, "off"}, {"other", nil, nil, "icmp"}},
+		Options: [][]any{{"own", nil, nil, "off", nil}, {"other", nil, nil, "icmp", nil}},
 		Services: [][]any{
-			{"web", "http path=/health", int64(50), int64(70), int64(80)},
-			{"db", "tcp interval=soon", nil, int64(30), int64(-1)},
-			{"web", "off", nil, nil, nil},
-			{nil, "off", nil, nil, nil},
+			service("web", "http path=/health", int64(50), int64(70), int64(80)),
+			service("db", "tcp interval=soon", nil, int64(30), int64(-1)),
+			service("web", "off", nil, nil, nil),
+			service(nil, "off", nil, nil, nil),
 		},
 	}
 	s := NewSnapshot(POP{}, rows, nil)
@@ -144,11 +144,16 @@ func TestServices(t *testing.T) {
 	for _, p := range s.Problems {
 		named = append(named, p.Table+" "+p.ID+" "+p.Field)
 	}
-	wantNamed := []string{"services db health_check", "services row 4 (NULL id) app", "services web app", "backend_options other health_check"}
+	wantNamed := []string{"services db health_check", "services db hard_limit", "services row 4 (NULL id) app", "services web app", "backend_options other health_check"}
 	if !reflect.DeepEqual(named, wantNamed) {
 		t.Errorf("problems %q, want %q", named, wantNamed)
 	}
 	if _, err := ParseService([]any{"a"}); !errors.As(err, new(*FieldError)) {
 		t.Errorf("a row of one column: %v", err)
 	}
+}
+
+// service is a row of the table services: the values given, and NULL behind them.
+func service(values ...any) []any {
+	return append(values, make([]any, len(ServiceColumns)-len(values))...)
 }

@@ -17,7 +17,9 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
+	"net/netip"
 	"slices"
 
 	"github.com/edgeproxy/edgeproxy/geo"
@@ -30,13 +32,14 @@ type POP struct {
 	Position geo.Vector // zero: unknown
 }
 
-// Problem names a row that is left out of the snapshot, or of which a part is
-// left out, and says why.
+// Problem names a field that makes no sense, says why, and whether the row is left
+// out of the snapshot for it or the field alone. Of one row there may be several.
 type Problem struct {
 	Table   string `json:"table"`
 	ID      string `json:"id"`
 	Field   string `json:"field"`
 	Message string `json:"message"`
+	Part    bool   `json:"part,omitempty"` // of the row only this field is left out
 }
 
 func (p Problem) String() string {
@@ -48,8 +51,11 @@ type Snapshot struct {
 	Self      POP
 	Backends  []Backend                 // by ID, no two alike
 	Services  []Service                 // by App, no two alike
+	Faults    []Fault                   // of all POPs, by POP
 	Positions map[geo.Region]geo.Vector // where the backends of a region are taken to be
 	Problems  []Problem
+	Left      []Backend           // that Without left out, by ID
+	POPs      map[netip.Addr]bool // addresses of POPs: they are sent to no backend that is a POP; nil where none is
 }
 
 // Rows are the rows of the operator's tables as a database returns them.
@@ -57,6 +63,10 @@ type Rows struct {
 	Backends [][]any // columns as BackendColumns
 	Options  [][]any // columns as BackendOptionColumns
 	Services [][]any // columns as ServiceColumns
+
+	PopStatus     [][]any         // columns as PopStatusColumns
+	Registrations [][]any         // columns as RegistrationColumns
+	Expired       map[string]bool // ids of registered backends of which nothing has been heard for too long
 }
 
 // NewSnapshot validates every row by itself; of two with one id the first
@@ -69,6 +79,7 @@ func NewSnapshot(self POP, rows Rows, positions map[geo.Region]geo.Vector) *Snap
 		Positions: make(map[geo.Region]geo.Vector),
 	}
 	s.services(rows.Services)
+	s.faults(rows.PopStatus)
 	for i, row := range rows.Backends {
 		b, err := ParseBackend(row)
 		if err != nil {
@@ -88,8 +99,12 @@ func NewSnapshot(self POP, rows Rows, positions map[geo.Region]geo.Vector) *Snap
 
 	applied := make(map[string]bool, len(rows.Options))
 	for i, row := range rows.Options {
-		if err := s.apply(row, applied); err != nil {
-			s.skip("backend_options", rowName(row, i), err)
+		s.apply(row, rowName(row, i), applied)
+	}
+
+	for i, row := range rows.Registrations {
+		if err := s.register(row, rows.Expired); err != nil {
+			s.skip("registrations", rowName(row, i), err)
 		}
 	}
 
@@ -98,27 +113,30 @@ func NewSnapshot(self POP, rows Rows, positions map[geo.Region]geo.Vector) *Snap
 }
 
 // apply adds a row of backend_options to its backend, unless one was already.
-func (s *Snapshot) apply(row []any, applied map[string]bool) error {
+func (s *Snapshot) apply(row []any, name string, applied map[string]bool) {
+	const table = "backend_options"
 	var p parser
 	var id string
 	if len(row) > 0 { // ApplyOptions refuses a row that is too short
-		id = p.name("id", row[0], true)
+		id = p.key("id", row[0])
 	}
-	if p.err != nil {
-		return p.err
+	if err := p.err(); err != nil {
+		s.skip(table, name, err)
+		return
 	}
 	if applied[id] {
-		return errTwice
+		s.skip(table, name, errTwice)
+		return
 	}
 	applied[id] = true
 	b, ok := s.Backend(id)
 	if !ok {
 		b = new(Backend) // options may be written before their backend
 	}
-	return b.ApplyOptions(row)
+	s.skipPart(table, name, len(row) == len(BackendOptionColumns), b.ApplyOptions(row))
 }
 
-var errTwice = &FieldError{Field: "id", Message: "stands twice; the table's id is not a primary key, or one is text and one a blob"}
+var errTwice = &FieldError{Field: "id", Message: "stands twice; the table's id is not a primary key"}
 
 // place finds where the regions are: what the operator says, else this POP's
 // own position for its own region, else the defaults.
@@ -138,6 +156,49 @@ func (s *Snapshot) place(positions map[geo.Region]geo.Vector) {
 	maps.Copy(s.Positions, positions)
 }
 
+// Without is the snapshot without the backends of which why says something:
+// they are named in Problems instead. It is for whoever has just made the
+// snapshot: why may still write to the backends.
+func (s *Snapshot) Without(why func(*Backend) *FieldError) *Snapshot {
+	var out []int
+	next := *s
+	next.Problems = slices.Clip(s.Problems)
+	for i := range s.Backends {
+		if err := why(&s.Backends[i]); err != nil {
+			out = append(out, i)
+			next.skip("backends", s.Backends[i].ID, err)
+		}
+	}
+	if out == nil {
+		return s
+	}
+	next.Backends = make([]Backend, 0, len(s.Backends)-len(out))
+	next.Left = slices.Clip(s.Left)
+	for i, b := range s.Backends {
+		if len(out) > 0 && out[0] == i {
+			out = out[1:]
+			next.Left = append(next.Left, b)
+			continue
+		}
+		next.Backends = append(next.Backends, b)
+	}
+	return &next
+}
+
+// All are the backends, and those that Without left out: nobody is sent to
+// them, but their rows are there. The pointers are into the snapshot: read only.
+func (s *Snapshot) All() iter.Seq[*Backend] {
+	return func(yield func(*Backend) bool) {
+		for _, list := range [][]Backend{s.Backends, s.Left} {
+			for i := range list {
+				if !yield(&list[i]) {
+					return
+				}
+			}
+		}
+	}
+}
+
 // Backend finds a backend by its id. The pointer is into the snapshot: read only.
 func (s *Snapshot) Backend(id string) (*Backend, bool) {
 	i, ok := slices.BinarySearchFunc(s.Backends, id, func(b Backend, id string) int { return cmp.Compare(b.ID, id) })
@@ -147,12 +208,39 @@ func (s *Snapshot) Backend(id string) (*Backend, bool) {
 	return &s.Backends[i], true
 }
 
-func (s *Snapshot) skip(table, id string, err error) {
-	p := Problem{Table: table, ID: id, Field: "id", Message: err.Error()}
-	if fe, ok := errors.AsType[*FieldError](err); ok {
-		p.Field, p.Message = fe.Field, fe.Message
+// LeftOut finds a backend that Without left out, by its id, and says why it did.
+// The pointer is into the snapshot: read only.
+func (s *Snapshot) LeftOut(id string) (b *Backend, why string, ok bool) {
+	i, ok := slices.BinarySearchFunc(s.Left, id, func(b Backend, id string) int { return cmp.Compare(b.ID, id) })
+	if !ok {
+		return nil, "", false
 	}
-	s.Problems = append(s.Problems, p)
+	// Those of Without come last: the row itself may have other problems.
+	for _, p := range slices.Backward(s.Problems) {
+		if p.Table == "backends" && p.ID == id {
+			return &s.Left[i], p.Message, true
+		}
+	}
+	return &s.Left[i], "", true
+}
+
+// skip names a row that is left out.
+func (s *Snapshot) skip(table, id string, err error) { s.skipPart(table, id, false, err) }
+
+// skipPart names the fields of a row that are left out, and says whether the others count.
+func (s *Snapshot) skipPart(table, id string, part bool, err error) {
+	add := func(fe *FieldError) {
+		s.Problems = append(s.Problems, Problem{Table: table, ID: id, Field: fe.Field, Message: fe.Message, Part: part})
+	}
+	if all, ok := errors.AsType[FieldErrors](err); ok {
+		for _, fe := range all {
+			add(fe)
+		}
+	} else if fe, ok := errors.AsType[*FieldError](err); ok {
+		add(fe)
+	} else if err != nil {
+		add(&FieldError{Field: "id", Message: err.Error()})
+	}
 }
 
 // rowName is what a person can find the row by, even where the id is what is wrong.
@@ -167,10 +255,8 @@ func rowName(row []any, i int) string {
 			if id != "" {
 				return clip(id)
 			}
-		case []byte:
-			if len(id) > 0 {
-				return clip(string(id))
-			}
+		case []byte: // as SQL has it
+			return clip(fmt.Sprintf("x'%x'", id[:min(len(id), 40)]))
 		}
 	}
 	return fmt.Sprintf("row %d", i+1)

@@ -8,8 +8,10 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"os"
+	"strings"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 
 	"github.com/edgeproxy/edgeproxy/api"
 	"github.com/edgeproxy/edgeproxy/config"
@@ -29,6 +31,8 @@ type admin struct {
 	router *route.Router
 	geo    *mmdb.Resolver
 	vigil  *vigil // nil without a daemon
+	loops  *loops // likewise
+	app    string // that the default listener serves; empty: every backend
 }
 
 // Backends implements api.POP.
@@ -43,29 +47,42 @@ func (a *admin) Backends(context.Context) (api.BackendList, error) {
 
 // Backend implements api.POP.
 func (a *admin) Backend(_ context.Context, id string) (api.Backend, error) {
-	b, ok := a.router.Snapshot().Backend(id)
-	if !ok {
-		return api.Backend{}, fmt.Errorf("%w: %s", api.ErrNotFound, id)
+	snap := a.router.Snapshot()
+	if b, ok := snap.Backend(id); ok {
+		return a.view(b), nil
 	}
-	return a.view(b), nil
+	b, why, ok := snap.LeftOut(id)
+	if !ok {
+		return api.Backend{}, api.NotFound("backend", id)
+	}
+	v := a.view(b)
+	if b.Routable() { // else somebody says that it is not to be reached
+		v.State = string(route.Loop)
+	}
+	v.Why = why
+	return v, nil
 }
 
 func (a *admin) view(b *mesh.Backend) api.Backend {
 	now := time.Now()
 	own, n, why := a.router.Load(b, now)
 	v := api.Backend{
-		ID: b.ID, App: b.App, Region: string(b.Region), Addr: b.Addr.String(), Healthy: b.Healthy,
+		ID: b.ID, App: b.App, Region: string(b.Region), Addr: b.Addr.String(), IP: b.Addr.Addr().String(), Port: b.Addr.Port(), Healthy: b.Healthy,
 		Weight: b.Weight, SoftLimit: b.SoftLimit, HardLimit: b.HardLimit,
 		Connections: n, Own: own, State: cmp.Or(string(why), "up"), Country: b.Country, Checks: a.vigil.verdicts(b.ID),
 	}
 	if b.Check != nil {
 		v.HealthCheck = b.Check.String()
 	}
+	if b.ProxyOut != mesh.ProxyOff {
+		v.ProxyProtocol = b.ProxyOut.String()
+	}
 	until := a.router.EjectedUntil(b.ID)
 	if why == route.Ejected {
 		v.EjectedUntil = until.UTC()
 	}
-	v.Why = whyOut(why, v.Checks, until, now)
+	v.Why = cmp.Or(whyOut(why, v.Checks, until, now), a.whyLapsed(why, b))
+	a.viewRegistration(&v, b)
 	return v
 }
 
@@ -73,6 +90,9 @@ func (a *admin) view(b *mesh.Backend) api.Backend {
 func (a *admin) CreateBackend(ctx context.Context, set api.Patch) (api.Backend, error) {
 	if set.ID == nil {
 		return api.Backend{}, &mesh.FieldError{Field: "id", Message: "is missing; name the backend"}
+	}
+	if err := newID(*set.ID); err != nil {
+		return api.Backend{}, err
 	}
 	return a.put(ctx, *set.ID, set, true, func(old *mesh.Backend) error {
 		if old != nil && !old.Deleted {
@@ -86,7 +106,7 @@ func (a *admin) CreateBackend(ctx context.Context, set api.Patch) (api.Backend, 
 func (a *admin) UpdateBackend(ctx context.Context, id string, set api.Patch) (api.Backend, error) {
 	return a.put(ctx, id, set, false, func(old *mesh.Backend) error {
 		if old == nil {
-			return fmt.Errorf("%w: %s", api.ErrNotFound, id)
+			return api.NotFound("backend", id)
 		}
 		return nil
 	})
@@ -120,8 +140,19 @@ func (a *admin) put(ctx context.Context, id string, set api.Patch, create bool, 
 			columns, options = api.NewBackend(columns, options, service)
 			row = make([]any, len(sqlite.Backends.Columns))
 		}
-		if err := check(id, row, columns, options); err != nil {
+		next, err := parseRow(id, row, columns, options)
+		if err != nil {
 			return err
+		}
+		if create || next.Addr != old.Addr {
+			if why := a.loops.listener(a.router.Snapshot().Services, next.Addr); why != "" {
+				return &mesh.FieldError{Field: "addr", Message: why}
+			}
+		}
+		if create { // what an older one of the id left behind would make it expire
+			if _, err := tx.Delete(sqlite.Registrations, id); err != nil {
+				return err
+			}
 		}
 		if err := tx.Put(sqlite.Backends, id, columns); err != nil {
 			return err
@@ -140,8 +171,8 @@ func (a *admin) put(ctx context.Context, id string, set api.Patch, create bool, 
 	return a.Backend(ctx, id)
 }
 
-// check validates the row as it would be.
-func check(id string, row []any, columns, options map[string]any) error {
+// parseRow validates the row as it would be.
+func parseRow(id string, row []any, columns, options map[string]any) (mesh.Backend, error) {
 	next := append([]any{}, row...)
 	next[0] = id
 	for i, c := range sqlite.Backends.Columns {
@@ -151,25 +182,37 @@ func check(id string, row []any, columns, options map[string]any) error {
 	}
 	b, err := mesh.ParseBackend(next)
 	if err != nil {
-		return err
+		return b, err
 	}
 	if id == "." || id == ".." {
-		return &mesh.FieldError{Field: "id", Message: "cannot be a path's . or ..: the API could not name it"}
+		return b, &mesh.FieldError{Field: "id", Message: "cannot be a path's . or ..: the API could not name it"}
 	}
-	return b.ApplyOptions([]any{id, options["country"], options["draining"], options["health_check"]})
+	return b, b.ApplyOptions([]any{id, options["country"], options["draining"], options["health_check"], options["proxy_protocol"]})
+}
+
+// newID refuses names for new backends that nobody could tell from others, or
+// write again. Rows that have them, by SQL, can still be changed and removed.
+func newID(id string) error {
+	switch {
+	case id != strings.TrimSpace(id):
+		return &mesh.FieldError{Field: "id", Message: fmt.Sprintf("%.80q begins or ends with white space", id)}
+	case strings.ContainsRune(id, utf8.RuneError):
+		return &mesh.FieldError{Field: "id", Message: fmt.Sprintf("%.80q holds U+FFFD, in the place of what was no character", id)}
+	}
+	return nil
 }
 
 // DeleteBackend implements api.POP.
 func (a *admin) DeleteBackend(ctx context.Context, id string) error {
 	return a.write(ctx, func(tx *sqlite.Tx) error {
-		found, err := tx.Delete(sqlite.Backends, id)
+		_, found, err := tx.Get(sqlite.Backends, id)
 		if err == nil && !found {
-			return fmt.Errorf("%w: %s", api.ErrNotFound, id)
+			return api.NotFound("backend", id)
 		}
-		if err == nil {
-			_, err = tx.Delete(sqlite.BackendOptions, id)
+		if err != nil {
+			return err
 		}
-		return err
+		return unregister(tx, id)
 	})
 }
 
@@ -177,12 +220,12 @@ func (a *admin) DeleteBackend(ctx context.Context, id string) error {
 // when it returns: whoever is told "done" finds it done.
 func (a *admin) write(ctx context.Context, fn func(tx *sqlite.Tx) error) error {
 	err := a.store().Write(ctx, fn)
-	if errors.Is(err, api.ErrNotFound) || errors.Is(err, api.ErrExists) || errors.Is(err, api.ErrConflict) || errors.As(err, new(*mesh.FieldError)) {
+	if errors.Is(err, api.ErrNotFound) || errors.Is(err, api.ErrExists) || errors.Is(err, api.ErrConflict) || errors.Is(err, api.ErrUnavailable) || errors.As(err, new(*mesh.FieldError)) {
 		return err
 	}
 	if err == nil {
 		// What is committed is published, also where whoever asked has gone.
-		err = a.picture().refresh(context.WithoutCancel(ctx))
+		err = a.picture().catchUp(context.WithoutCancel(ctx))
 	}
 	if err != nil {
 		return fmt.Errorf("%w: %w", api.ErrUnavailable, err)
@@ -193,12 +236,13 @@ func (a *admin) write(ctx context.Context, fn func(tx *sqlite.Tx) error) error {
 // Explain implements api.POP.
 func (a *admin) Explain(_ context.Context, client netip.Addr, app string) (route.Explanation, error) {
 	client = client.Unmap()
-	q := route.Query{App: app, Client: client, Place: a.geo.Lookup(client)}
+	q := route.Query{App: cmp.Or(app, a.app), Client: client, Place: a.geo.Lookup(client)}
 	now := time.Now()
 	e := a.router.Explain(q, now, rand.Uint64())
 	for i := range e.Candidates {
 		if c := &e.Candidates[i]; c.Excluded != route.Included {
-			c.Why = whyOut(c.Excluded, a.vigil.verdicts(c.ID), a.router.EjectedUntil(c.ID), now)
+			b, _ := a.router.Snapshot().Backend(c.ID)
+			c.Why = cmp.Or(whyOut(c.Excluded, a.vigil.verdicts(c.ID), a.router.EjectedUntil(c.ID), now), a.whyLapsed(c.Excluded, b))
 		}
 	}
 	return e, nil
@@ -209,7 +253,7 @@ func (a *admin) status() api.Status {
 	snap, info := a.router.Snapshot(), a.geo.Info()
 	st := api.Status{
 		Node: snap.Self.Node, Region: string(snap.Self.Region),
-		Reasons: []string{}, Problems: append([]mesh.Problem{}, snap.Problems...),
+		Reasons: []string{}, Problems: append([]mesh.Problem{}, snap.Problems...), Faults: []mesh.Fault{},
 		Backends:   api.BackendCounts{Total: len(snap.Backends)},
 		Geo:        api.GeoStatus{Source: info.Source, Built: info.Built},
 		DB:         a.store().Path(),
@@ -221,18 +265,20 @@ func (a *admin) status() api.Status {
 			st.Backends.Up++
 		}
 	}
+	countRegistered(snap, &st.Backends)
 	return st
 }
 
 // Status implements api.POP.
 func (n *Node) Status(ctx context.Context) (api.Status, error) {
 	st := n.status()
-	st.Version, st.Listen, st.API, st.Started = n.opts.Version, n.addrs.Listen, n.addrs.API, n.started.UTC()
+	st.Version, st.Listen, st.API, st.DNS, st.Started = n.opts.Version, n.addrs.Listen, n.addrs.API, n.addrs.DNS, n.started.UTC()
 	st.Reasons = append(st.Reasons, n.notReady()...)
 	st.Ready = len(st.Reasons) == 0
 	st.Connections = n.server.Active() + n.elders.active()
 	st.PID = os.Getpid()
 	st.Bindings = n.router.Bindings()
+	st.Faults, st.Certs = n.faults(), n.certificates()
 	if n.mesh() == nil {
 		return st, nil
 	}
@@ -260,7 +306,7 @@ func OpenFile(ctx context.Context, cfg *config.Config) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &File{}
+	f := &File{admin: admin{app: cfg.App}}
 	if f.geo, err = mmdb.New(mmdb.Config{Path: cfg.GeoIPPath}, table); err != nil {
 		return nil, err
 	}
@@ -301,8 +347,6 @@ func Check(ctx context.Context, cfg *config.Config) []Finding {
 	if err != nil {
 		table, _ = geo.NewTable(nil)
 	}
-	_, err = defaultCheck(cfg)
-	add("configuration", err)
 	_, err = mmdb.New(mmdb.Config{Path: cfg.GeoIPPath}, table)
 	add("country database", err)
 
@@ -314,6 +358,10 @@ func Check(ctx context.Context, cfg *config.Config) []Finding {
 	snap := mesh.NewSnapshot(self(cfg, ""), rowsOf(img), positions(cfg))
 	for _, p := range snap.Problems {
 		found = append(found, Finding{fmt.Sprintf("%s %q", p.Table, p.ID), p.Field + ": " + p.Message})
+	}
+	_, faults := planListeners(snap.Services, reserved(Addrs{Listen: cfg.Listen, API: cfg.APIAddr, Gossip: cfg.GossipAddr, Sync: cfg.SyncAddr, DNS: cfg.DNSAddr}))
+	for _, f := range faults.list() {
+		found = append(found, Finding{fmt.Sprintf("services %q", f.App), f.Listen + ": " + f.Error})
 	}
 	rows := readOverlay(img.WGPops, img.WGPeers)
 	problems := rows.problems

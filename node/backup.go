@@ -28,6 +28,9 @@ func (n *Node) backup(ctx context.Context, to io.Writer) error {
 // throughFile has make write a new file in dir and sends what is in it.
 func throughFile(dir string, make func(path string) error, to io.Writer) error {
 	tmp, err := os.MkdirTemp(dir, ".edgeproxy-backup-*")
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
+		return fmt.Errorf("make the copy in %s, beside the database: %w", dir, pe.Err)
+	}
 	if err != nil {
 		return err
 	}
@@ -52,7 +55,7 @@ func throughFile(dir string, make func(path string) error, to io.Writer) error {
 func Restore(ctx context.Context, db, from string, asWritten bool) (backends int, err error) {
 	img, err := sqlite.Inspect(ctx, from)
 	if err != nil {
-		return 0, err
+		return 0, noBackup(from, err)
 	}
 	snap := mesh.NewSnapshot(self(&config.Config{}, ""), rowsOf(img), nil)
 	name := db // under which a daemon runs on it
@@ -66,7 +69,7 @@ func Restore(ctx context.Context, db, from string, asWritten bool) (backends int
 	defer os.RemoveAll(tmp)
 	copied := filepath.Join(tmp, "copy.db")
 	if err := sqlite.Copy(ctx, from, copied); err != nil {
-		return 0, err
+		return 0, noBackup(from, err)
 	}
 	if asWritten {
 		if err := sqlite.Strip(ctx, copied); err != nil {
@@ -97,6 +100,22 @@ func Restore(ctx context.Context, db, from string, asWritten bool) (backends int
 		return 0, fmt.Errorf("restore %s: %w", db, err)
 	}
 	return len(snap.Backends), syncFile(filepath.Dir(db))
+}
+
+// noBackup says of a file that cannot be restored what the store says of one that
+// cannot be served: there the way out is another one, here it is another backup.
+func noBackup(from string, err error) error {
+	const another = `name a file that "edgeproxy backup" has written`
+	info, missing := os.Stat(from)
+	switch {
+	case errors.Is(missing, fs.ErrNotExist):
+		return fmt.Errorf("restore from %s: there is no such file: %s", from, another)
+	case missing == nil && !info.Mode().IsRegular():
+		return fmt.Errorf("restore from %s: it is no regular file: %s", from, another)
+	case errors.Is(err, sqlite.ErrDamaged):
+		return fmt.Errorf("restore from %s: %w: %s", from, sqlite.ErrDamaged, another)
+	}
+	return err
 }
 
 // sameRights gives a file the owner and the mode of the one whose place it is

@@ -11,18 +11,23 @@ import (
 )
 
 // Names of the sockets that one generation of a POP passes on to the next.
-// systemd's may have the first two.
+// systemd's may have the first four.
 const (
 	socketListen = "listen" // of the default service: all that share its address
 	socketAPI    = "api"
+	socketDNS    = "dns"      // of the DNS server, TCP
+	socketDNSUDP = "dnsudp"   // likewise, UDP
 	socketElder  = "elder"    // where a generation before this one, that drains, tells of its connections
 	fileBindings = "bindings" // which client has which backend
+	socketOf     = "service " // and behind it where a service listens: all that share that address
 )
 
 // will is what the old process writes for the new one.
 type will struct {
 	Addrs map[string]heldAddr `json:"addrs"` // by setting
 	Kept  bool                `json:"kept"`  // the clients' sockets are systemd's, and outlive every generation
+
+	Services []string `json:"services"` // addresses of the services' listeners that are passed on
 }
 
 type heldAddr struct {
@@ -43,6 +48,7 @@ func (w will) addr(key, asked string) string {
 func (n *Node) writeWill() will {
 	return will{Kept: n.will.Kept, Addrs: map[string]heldAddr{
 		"listen_addr": {n.cfg.Listen, n.addrs.Listen}, "api_addr": {n.cfg.APIAddr, n.addrs.API},
+		"dns_addr":    {n.cfg.DNSAddr, n.names.addr()},
 		"gossip_addr": {n.cfg.GossipAddr, n.addrs.Gossip}, "sync_addr": {n.cfg.SyncAddr, n.addrs.Sync},
 	}}
 }
@@ -76,6 +82,20 @@ func (n *Node) bequeath() (b *bequest, err error) {
 		return b, err
 	}
 	add(socketAPI, apiFront)
+	streams, packets, err := n.names.files()
+	add(socketDNS, streams...)
+	add(socketDNSUDP, packets...)
+	if err != nil {
+		return b, err
+	}
+	services, err := n.listeners.hold()
+	for addr, files := range services {
+		add(socketOf+addr, files...)
+		b.will.Services = append(b.will.Services, addr)
+	}
+	if err != nil {
+		return b, err
+	}
 	elders, err := n.elders.files()
 	add(socketElder, elders...)
 	if err != nil {

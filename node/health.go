@@ -34,6 +34,7 @@ type vigil struct {
 	router  *route.Router
 	checker *checker.Checker
 	poked   chan struct{} // size 1: the snapshot, the members or a setting changed
+	watches *watches
 
 	mu       sync.Mutex
 	fallback mesh.Check // of backends of which nobody says anything
@@ -97,11 +98,10 @@ func (v *vigil) run(ctx context.Context) {
 		now := time.Now()
 		v.suspect(v.router.Suspects())
 		v.share(now)
-		changed := v.listen(checked, now)
+		v.judge(v.listen(checked, now), now)
 		if anew {
-			changed = append(v.judged(), v.router.Down()...) // the router may have forgotten some meanwhile
+			v.decide(append(v.judged(), v.router.Down()...), now) // the router may have forgotten some meanwhile
 		}
-		v.judge(changed, now)
 	}
 }
 
@@ -175,7 +175,7 @@ func (v *vigil) share(now time.Time) {
 		if !slices.Contains(duty.Checkers(b.ID, b.Region, snap.Positions[b.Region]), v.self.Node) {
 			continue
 		}
-		t := checker.Target{ID: b.ID, Addr: b.Addr, Check: check}
+		t := checker.Target{ID: b.ID, Addr: b.Addr, Check: check, Proxy: b.ProxyOut}
 		if said := v.board.Verdicts(b.ID); len(said) > 0 { // who takes over goes on from what is known
 			down := v.board.Down(b.ID)
 			t.Start = health.State{Known: true, Up: !down, Since: now}
@@ -213,8 +213,15 @@ func (v *vigil) judged() []string {
 	return v.board.Backends()
 }
 
-// judge tells the router what the checks say of these backends now.
+// judge tells the router, and those who watch, what the checks say now of these
+// backends, of which they say something else than before.
 func (v *vigil) judge(ids []string, now time.Time) {
+	v.decide(ids, now)
+	v.retell(ids, now)
+}
+
+// decide tells the router what the checks say of these backends now.
+func (v *vigil) decide(ids []string, now time.Time) {
 	if len(ids) == 0 {
 		return
 	}

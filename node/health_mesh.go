@@ -54,6 +54,13 @@ func (v *vigil) took(peer string, l gossip.Load, now time.Time) {
 	v.checker.Suspect(l.Suspects)
 }
 
+// heard is when a POP last said something, by this machine's clock.
+func (v *vigil) heard(pop string) (time.Time, bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.board.Heard(pop)
+}
+
 // forget drops what a POP said, which has left.
 func (v *vigil) forget(pop string, now time.Time) {
 	v.mu.Lock()
@@ -104,11 +111,32 @@ func (v *vigil) verdicts(id string) []api.Verdict {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	var list []api.Verdict
-	for _, said := range v.board.Verdicts(id) {
+	return verdicts(v.board.Verdicts(id))
+}
+
+func verdicts(all []health.Verdict) (list []api.Verdict) {
+	for _, said := range all {
 		list = append(list, api.Verdict{POP: said.POP, Up: said.Up, Since: said.Since.UTC().Truncate(time.Millisecond), Why: said.Why})
 	}
 	return list
+}
+
+// retell tells those who watch what the checks say of these backends now.
+func (v *vigil) retell(ids []string, now time.Time) {
+	if len(ids) == 0 {
+		return
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	snap := v.router.Snapshot()
+	states := make([]api.HealthState, len(ids))
+	for i, id := range ids {
+		states[i] = api.HealthState{ID: id, Down: v.board.Down(id), Checks: verdicts(v.board.Verdicts(id))}
+		if b, known := snap.Backend(id); known {
+			states[i].App = b.App
+		}
+	}
+	v.watches.health(states, now)
 }
 
 // rows are all verdicts, for the database.

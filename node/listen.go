@@ -29,9 +29,18 @@ func (n *Node) listen(ctx context.Context, cfg *config.Config) error {
 		return err
 	}
 	n.apiFront = all[0]
+	if err := n.listenNames(ctx, cfg); err != nil {
+		return err
+	}
 	n.older = estate.Take(socketElder)
+	n.passedOn = map[string][]*net.TCPListener{}
+	for _, addr := range n.will.Services {
+		if n.passedOn[addr], err = estate.Listeners(socketOf + addr); err != nil {
+			return err
+		}
+	}
 	for _, name := range estate.Left() {
-		n.log.Warn().Str("socket", name).Msg("inherited socket closed: it is none of " + socketListen + " and " + socketAPI)
+		n.log.Warn().Str("socket", name).Msg("inherited socket closed: it is none of " + strings.Join([]string{socketListen, socketAPI, socketDNS, socketDNSUDP}, ", "))
 	}
 	return nil
 }

@@ -27,6 +27,8 @@ const (
 	tagSync     = "sync"     // port of the record streams
 	tagVersion  = "version"  // of the program
 	tagPosition = "position" // lat,lon, where the operator gave it
+	tagListen   = "listen"   // where it takes clients: ip:port, or :port for every address
+	tagPorts    = "ports"    // of the API and the DNS server, where they are reached from elsewhere
 	tagKeys     = "keys"     // ids of the cluster keys that it accepts
 	roleOurs    = "edgeproxy"
 )
@@ -39,29 +41,35 @@ const (
 // replication is this POP's part in the mesh: who else is there, and the
 // records that go to and fro.
 type replication struct {
-	node    string
-	nonce   string
-	cfg     *config.Config
-	store   *sqlite.Store
-	picture *picture
-	router  *route.Router
-	vigil   *vigil
-	ledger  *ledger // nil without strict limits
-	overlay *overlay
-	told    route.Reporter
-	clock   func() time.Time // this machine's, as records have it
-	log     zerolog.Logger
-	base    zerolog.Logger // without a component
-	keyFile string         // of the keyring
-	roster  *roster
-	creds   *identity.Credentials
-	version string
-	via     func(addr string) string // Options.Via
-	ring    *membership.Ring         // from join on
-	streams *gossip.Mesh
-	front   *net.TCPListener
-	counts  *meshCounts
-	pins    *pins
+	node      string
+	nonce     string
+	cfg       *config.Config
+	store     *sqlite.Store
+	picture   *picture
+	router    *route.Router
+	vigil     *vigil
+	ledger    *ledger // nil without strict limits
+	overlay   *overlay
+	watches   *watches
+	listeners *listeners
+	told      route.Reporter
+	clock     func() time.Time // this machine's, as records have it
+	log       zerolog.Logger
+	base      zerolog.Logger // without a component
+	keyFile   string         // of the keyring
+	roster    *roster
+	creds     *identity.Credentials
+	version   string
+	via       func(addr string) string // Options.Via
+	ring      *membership.Ring         // from join on
+	streams   *gossip.Mesh
+	front     *net.TCPListener
+	counts    *meshCounts
+	pins      *pins
+	registry  *registry
+	loops     *loops
+	listens   string   // where clients connect
+	others    []string // where API and DNS server listen
 
 	began     time.Time   // of membership
 	timed     atomic.Bool // mesh time has been known
@@ -83,13 +91,14 @@ type replication struct {
 func newReplication(ctx context.Context, n *Node, p *part, before *replication) (*replication, error) {
 	cfg, log := n.cfg, n.log.With().Str("component", "mesh").Logger()
 	m := &replication{
-		node: n.life.Node, version: n.opts.Version, via: n.opts.Via, clock: n.opts.Now, cfg: cfg, store: p.store, picture: p.picture, router: n.router, vigil: n.vigil, ledger: n.ledger, overlay: n.overlay, log: log, base: n.log,
+		node: n.life.Node, version: n.opts.Version, via: n.opts.Via, clock: n.opts.Now, cfg: cfg, store: p.store, picture: p.picture, router: n.router, vigil: n.vigil, ledger: n.ledger, overlay: n.overlay, listeners: n.listeners, watches: n.watches, log: log, base: n.log,
 		keyFile: cfg.DBPath + ".keys", pins: newPins(p.store, log), counts: newMeshCounts(), routed: make(chan struct{}), taken: make(chan string, 1), retag: make(chan struct{}, 1),
 	}
 	for _, what := range n.damage {
 		m.repairs.add(what)
 	}
 	m.picture.keys = m.pins.read
+	m.registry, m.loops, m.listens, m.others = newRegistry(n, m), n.loops, n.addrs.Listen, []string{n.addrs.API, n.addrs.DNS}
 	addr, loadSeq := n.will.addr("sync_addr", cfg.SyncAddr), uint64(0)
 	if before != nil {
 		addr, loadSeq = before.front.Addr().String(), before.streams.LoadSeq()
@@ -154,39 +163,6 @@ func (m *replication) replicate(ctx context.Context, life *life, p *part) error 
 // expectsPeers says whether there should be other POPs.
 func (m *replication) expectsPeers() bool { return len(m.cfg.Join) > 0 || len(m.roster.list()) > 0 }
 
-// untimed says that what was written here gets no stamp yet: with a clock that
-// runs ahead the others would keep it apart until its time has come. Until any
-// of them is heard there is nobody to send it to; it is routed by here.
-func (m *replication) untimed() bool {
-	if m.timed.Load() {
-		return false
-	}
-	if m.expectsPeers() && !m.heard() {
-		return true
-	}
-	m.timed.Store(true)
-	return false
-}
-
-// now is mesh time in milliseconds since 1970.
-func (m *replication) now() int64 {
-	if m.streams == nil {
-		return m.clock().UnixMilli()
-	}
-	return m.streams.Time().Mesh.UnixMilli()
-}
-
-// span is how many milliseconds later than that others may rightly think it is.
-func (m *replication) span() int64 {
-	if m.streams == nil {
-		return 0
-	}
-	return m.streams.Time().Span.Milliseconds()
-}
-
-// heard says whether mesh time rests on any clock but ours.
-func (m *replication) heard() bool { return m.streams != nil && m.streams.ClockKnown() }
-
 // run takes part in the mesh until ctx ends. A part that cannot go on does not
 // end the others, nor the proxy: it serves with what it knows.
 func (m *replication) run(ctx context.Context) {
@@ -207,6 +183,8 @@ func (m *replication) run(ctx context.Context) {
 	g.Go(func() { m.report(ctx) })
 	g.Go(func() { m.pins.run(ctx) })
 	g.Go(func() { m.overlay.write(ctx, m) })
+	g.Go(func() { m.registry.run(ctx) })
+	g.Go(func() { m.tellFaults(ctx) })
 	g.Wait()
 }
 
@@ -239,6 +217,10 @@ func (m *replication) follow(ctx context.Context) {
 		m.picture.setMembers(positionsOf(members))
 		m.vigil.setMembers(others(members))
 		m.overlay.poke()
+		m.watches.members(m.members(), time.Now())
+		if m.loops.setMembers(members, m.overlay.rows.Load().pops) {
+			m.picture.poke()
+		}
 		for _, member := range members {
 			if member.Status == membership.StatusLeft {
 				m.router.Forget(member.Name, time.Now())
@@ -285,6 +267,9 @@ func asSeen(peers []gossip.Peer, members []membership.Member) []gossip.Peer {
 func (m *replication) fold(ctx context.Context) (bool, error) {
 	if begun, is := m.store.Rebegun(); is {
 		m.logBegun(begun)
+		if begun.TriggersRestored {
+			m.repairs.add("triggers were missing or changed: put back")
+		}
 		m.streams.Replaced()
 	}
 	some := false
@@ -320,6 +305,15 @@ func (m *replication) unsent(ctx context.Context, err error) {
 	}
 }
 
+// unsentFor says what is wrong with the database, so that what was written here
+// is not sent.
+func (m *replication) unsentFor() string {
+	if why := m.unsentWhy.Load(); why != nil && m.unwritten.Load() {
+		return *why
+	}
+	return ""
+}
+
 // applied is told of every delta that a peer sent. What was refused is in the
 // log already, as much of it as fits: a peer may send nothing else.
 func (m *replication) applied(_ string, a crdt.Applied) {
@@ -336,8 +330,8 @@ func (m *replication) notReady() (reasons []string) {
 	if why := m.streams.Unable(); why != "" {
 		reasons = append(reasons, "what other POPs write is not stored: "+why)
 	}
-	if why := m.unsentWhy.Load(); why != nil && m.unwritten.Load() {
-		reasons = append(reasons, *why)
+	if why := m.unsentFor(); why != "" {
+		reasons = append(reasons, why)
 	}
 	return append(reasons, m.waiting()...)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -50,6 +51,20 @@ func (m *replication) members() []api.Member {
 	return all
 }
 
+// forgotten takes a POP off the roster that was forgotten by command on some
+// POP: the deletion of its key is how the others hear of it.
+func (m *replication) forgotten(name string) {
+	alive := func(x membership.Member) bool {
+		return x.Name == name && (x.Status == membership.StatusAlive || x.Status == membership.StatusLeaving)
+	}
+	if name == m.node || slices.ContainsFunc(m.ring.Members(), alive) {
+		return
+	}
+	if err := m.roster.forget(name); err != nil {
+		m.log.Error().Err(err).Msg("the POPs known cannot be kept")
+	}
+}
+
 // Forget implements api.Mesh.
 func (n *Node) Forget(ctx context.Context, name string) error {
 	m, err := n.part()
@@ -83,6 +98,9 @@ func (n *Node) Forget(ctx context.Context, name string) error {
 		known = known || pinned
 		if err == nil {
 			_, err = tx.Delete(sqlite.WGPops, name)
+		}
+		if err == nil {
+			_, err = tx.Delete(sqlite.PopStatus, name)
 		}
 		return err
 	})
@@ -130,7 +148,11 @@ func (n *Node) Keys(context.Context) ([]api.ClusterKey, error) {
 			continue
 		}
 		yes, _ := accepts(members, k.ID)
-		keys = append(keys, api.ClusterKey{ID: k.ID, Primary: k.Primary, Added: time.UnixMilli(k.Since).UTC(), Members: yes})
+		key := api.ClusterKey{ID: k.ID, Primary: k.Primary, Members: yes}
+		if at := time.UnixMilli(k.Since).UTC(); at.Unix() != 0 { // else it came with the settings, before all that were added
+			key.Added = at
+		}
+		keys = append(keys, key)
 	}
 	return keys, nil
 }
@@ -255,7 +277,7 @@ func (m *replication) status(ctx context.Context) (api.MeshStatus, error) {
 		Offset: milliseconds(m.streams.Offset()), Repairs: m.repairs.list(),
 		Records: api.RecordStatus{
 			Digest: digest.Sum.String(), Rows: digest.Rows, Tombstones: digest.Tombstones, Quarantined: digest.Quarantined,
-			Missing: m.missing(ctx),
+			Missing: m.missing(),
 		},
 	}
 	if why := m.unsentWhy.Load(); why != nil {
@@ -269,11 +291,8 @@ func (m *replication) status(ctx context.Context) (api.MeshStatus, error) {
 }
 
 // missing is how many writes the peers say they have and this POP lacks.
-func (m *replication) missing(ctx context.Context) (n uint64) {
-	ours, err := m.store.Heads(ctx)
-	if err != nil {
-		return 0
-	}
+func (m *replication) missing() (n uint64) {
+	ours := m.streams.Heads()
 	for _, p := range m.streams.Peers() {
 		for _, r := range ours.Missing(p.Heads) {
 			n = max(n, r.To-r.From)

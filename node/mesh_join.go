@@ -83,10 +83,13 @@ func bindAddr(addr string) (netip.AddrPort, error) {
 func (m *replication) tags() map[string]string {
 	tags := map[string]string{
 		tagRole: roleOurs, tagRegion: m.cfg.Region, tagVersion: m.version, membership.NonceTag: m.nonce,
-		tagSync: strconv.Itoa(m.front.Addr().(*net.TCPAddr).Port), tagKeys: strings.Join(m.keyIDs(), ","),
+		tagListen: listenTag(m.listens), tagSync: strconv.Itoa(m.front.Addr().(*net.TCPAddr).Port), tagKeys: strings.Join(m.keyIDs(), ","),
 	}
 	if tag := m.overlay.tag(); tag != "" {
 		tags[tagWG] = tag
+	}
+	if ports := portsTag(m.others); ports != "" {
+		tags[tagPorts] = ports
 	}
 	if p := m.cfg.Position; p != nil {
 		tags[tagPosition] = fmt.Sprintf("%g,%g", p[0], p[1])

@@ -92,7 +92,7 @@ func (c *collector) mesh(gauge, counter func(*prometheus.Desc, float64, ...strin
 		gauge(descTombstones, float64(d.Tombstones))
 		gauge(descQuarantine, float64(d.Quarantined))
 	}
-	gauge(descMissing, float64(m.missing(context.Background())))
+	gauge(descMissing, float64(m.missing()))
 	gauge(descOffset, m.streams.Offset().Seconds())
 	m.counts.mu.Lock()
 	changed, late, conflicts, refused, held := m.counts.changed, m.counts.late, m.counts.conflicts, m.counts.refused, m.counts.held

@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	releaseEvery = 500 * time.Millisecond // records from the future whose time may have come
+	releaseEvery = 500 * time.Millisecond // records from the future whose time may have come, and POPs that are forgotten
 	checkEvery   = time.Minute            // triggers, rows against their stamps, deletes that everybody has seen
 	checkAgain   = 5 * time.Second        // while records are damaged that other POPs have
 )
@@ -32,6 +32,9 @@ func (m *replication) tidy(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-release.C:
+			for _, pop := range m.pins.forgotten() {
+				m.forgotten(pop)
+			}
 			if m.untimed() { // this would seal what was written here; so would the check
 				continue
 			}

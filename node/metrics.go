@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/edgeproxy/edgeproxy/crdt/sqlite"
+	"github.com/edgeproxy/edgeproxy/mesh"
 	"github.com/edgeproxy/edgeproxy/proxy"
 	"github.com/edgeproxy/edgeproxy/proxy/route"
 	"github.com/prometheus/client_golang/prometheus"
@@ -44,8 +45,13 @@ var (
 	descRights   = desc("right_waits_total", "Connections that waited for a right to a backend, with strict limits.")
 	descConnect  = desc("backend_connect_duration_seconds", "Time that successful connects to backends took.")
 	descBindings = desc("bindings", "Clients bound to a backend, expired ones until the next sweep included.")
-	descProblems = desc("rows_left_out", "Rows of the routing database that make no sense.", "table")
+	descService  = desc("service_connections", "Client connections open now through this POP's listeners for the service.", "app")
+	descCert     = desc("certificate_not_after_timestamp_seconds", "When the certificate ends.", "file")
+	descCertBad  = desc("certificate_problems", "Files of certificates with which something is wrong; status says what.")
+	descFault    = desc("listener_fault", "1 for each address at which a POP cannot serve a service as its row says, of all POPs that live.", "pop", "app", "listen")
+	descProblems = desc("rows_left_out", "Rows of the routing database that make no sense, or of which a field makes none.", "table")
 	descReads    = desc("database_reads_total", "Times the routing tables were read.")
+	descWatchers = desc("watchers", "Streams of changes that somebody reads.")
 	descGeo      = desc("geo_built_timestamp_seconds", "When the country database in use was built.", "source")
 	descGeoOK    = desc("geo_reload_ok", "0 after a country file could not be taken into use.")
 
@@ -80,6 +86,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	gauge(descReady, truth(len(n.notReady()) == 0))
 	gauge(descBindings, float64(n.router.Bindings()))
 	counter(descReads, float64(n.picture().readCount()))
+	gauge(descWatchers, float64(n.watches.watchers()))
 	gauge(descGeo, float64(n.geo.Info().Built.Unix()), n.geo.Info().Source)
 	gauge(descGeoOK, truth(n.geo.Err() == nil))
 
@@ -94,17 +101,39 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	}
 	out <- connectHistogram(st)
 
-	left := map[string]int{sqlite.Backends.Name: 0, sqlite.BackendOptions.Name: 0, sqlite.Services.Name: 0}
+	left := map[string]int{sqlite.Backends.Name: 0, sqlite.BackendOptions.Name: 0, sqlite.Services.Name: 0, sqlite.Registrations.Name: 0}
+	last := mesh.Problem{}
 	for _, p := range n.router.Snapshot().Problems {
-		left[p.Table]++
+		if p.Table != last.Table || p.ID != last.ID { // else it is of the same row
+			left[p.Table]++
+		}
+		last = p
 	}
 	for table, count := range left {
 		gauge(descProblems, float64(count), table)
 	}
 	counter(descChecks, float64(n.vigil.checker.OK.Load()), "ok")
 	counter(descChecks, float64(n.vigil.checker.Failed.Load()), "failed")
+	for app, open := range n.server.ServiceConnections() {
+		gauge(descService, float64(open), app)
+	}
+	if n.certs != nil {
+		for _, c := range n.certs.Info() {
+			gauge(descCert, float64(c.NotAfter.Unix()), c.File)
+		}
+		gauge(descCertBad, float64(len(n.certs.Problems())))
+	}
+	told := map[[3]string]bool{}
+	for _, f := range n.faults() {
+		if key := [3]string{f.POP, f.App, f.Listen}; !told[key] {
+			told[key] = true
+			gauge(descFault, 1, f.POP, f.App, f.Listen)
+		}
+	}
 	c.backends(gauge, counter, out)
+	c.registry(gauge, counter)
 	c.overlay(gauge, counter)
+	c.names(gauge, counter, out)
 	if n.mesh() != nil {
 		c.mesh(gauge, counter, out)
 	}

@@ -16,9 +16,7 @@ package node
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
-	"os"
 	"os/exec"
 	"sync"
 	"sync/atomic"
@@ -28,12 +26,11 @@ import (
 	"github.com/edgeproxy/edgeproxy/api"
 	"github.com/edgeproxy/edgeproxy/config"
 	"github.com/edgeproxy/edgeproxy/geo"
-	"github.com/edgeproxy/edgeproxy/gossip"
 	"github.com/edgeproxy/edgeproxy/internal/handover"
 	"github.com/edgeproxy/edgeproxy/mesh"
 	"github.com/edgeproxy/edgeproxy/proxy"
+	"github.com/edgeproxy/edgeproxy/proxy/certs"
 	"github.com/edgeproxy/edgeproxy/proxy/route"
-	"github.com/edgeproxy/edgeproxy/proxy/route/rights"
 	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
 )
@@ -50,6 +47,9 @@ type Options struct {
 	// Successor is the command that runs the next generation of this POP, from
 	// the binary as it is on the disk then; nil: this one cannot be upgraded.
 	Successor func() *exec.Cmd
+	// Query is the command that reads a QueryRequest and writes a QueryReply, and
+	// is killed when ctx ends; nil: no queries are run.
+	Query func(ctx context.Context) *exec.Cmd
 	// Estate is what the generation before, or systemd, has passed on; nil: nothing.
 	Estate *handover.Estate
 }
@@ -73,20 +73,27 @@ type Node struct {
 	positions atomic.Pointer[map[geo.Region]geo.Vector] // of the regions, by configuration
 
 	// Made by start, in this order; stop undoes them in reverse.
-	lock     *lock
-	life     *life
-	damage   []string // that was found when it was opened
-	affinity *route.Affinity
-	here     mesh.POP // this POP as the configuration describes it
-	admin             // countries, router, checks and the part that can be replaced; makes the Node an api.POP
-	server   *proxy.Server
-	ledger   *ledger // nil without strict limits
-	overlay  *overlay
-	front    *net.TCPListener
-	others   []*net.TCPListener // at the same address, inherited
-	apiFront *net.TCPListener
-	addrs    Addrs
-	end      context.CancelFunc // begins the orderly end
+	lock             *lock
+	life             *life
+	damage           []string // that was found when it was opened
+	affinity         *route.Affinity
+	registered       registryCounts
+	here             mesh.POP // this POP as the configuration describes it
+	admin                     // countries, router, checks, loops and the part that can be replaced; makes the Node an api.POP
+	server           *proxy.Server
+	ledger           *ledger // nil without strict limits
+	overlay          *overlay
+	watches          *watches
+	front            *net.TCPListener
+	others           []*net.TCPListener            // at the same address, inherited
+	passedOn         map[string][]*net.TCPListener // the services' listeners, inherited
+	listeners        *listeners
+	serviceListeners atomic.Int64 // how many of them there are
+	certs            *certs.Store // nil: there are none
+	apiFront         *net.TCPListener
+	names            *names // nil: no DNS
+	addrs            Addrs
+	end              context.CancelFunc // begins the orderly end
 }
 
 // Addrs are the addresses in use, with the ports that were chosen.
@@ -95,6 +102,7 @@ type Addrs struct {
 	API    string
 	Gossip string // of membership; empty without a mesh
 	Sync   string // of the record streams; likewise
+	DNS    string // empty where there is none
 }
 
 // New makes a POP that does nothing until Run.
@@ -154,6 +162,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 		behind.Go(func() { n.ledger.run(support) })
 	}
 	behind.Go(func() { n.overlay.run(support) })
+	n.loops.opened(n.addrs.Listen, n.addrs.API, n.addrs.Gossip, n.addrs.Sync, n.addrs.DNS)
 	if err := n.announce(); err != nil {
 		stopSupport()
 		behind.Wait()
@@ -166,6 +175,9 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	})
 	behind.Go(func() { _ = n.geo.Run(support) }) // ends with support, and only then
 	behind.Go(func() { n.sweepAffinity(support) })
+	if n.certs != nil {
+		behind.Go(func() { _ = n.certs.Run(support) }) // ends with support, and only then
+	}
 	behind.Go(func() { n.vigil.run(support) })
 	// Not behind: also who drains for an upgrade can be told to end at once.
 	served, killer := make(chan struct{}), sync.WaitGroup{}
@@ -177,22 +189,34 @@ func (n *Node) Run(ctx context.Context) (err error) {
 		}
 	})
 	if n.will.Kept {
-		n.server.GiveAway()
+		n.server.GiveAway(n.front)
 	}
 
 	g, gctx := errgroup.WithContext(ctx)
+	n.listeners.begin(gctx, n.addrs)
+	behind.Go(func() { n.listeners.run(support) })
 	g.Go(func() error {
 		defer stopSupport() // the API answers until the last connection is gone
-		return n.server.Serve(gctx, n.front, n.cfg.App, n.others...)
+		defer n.listeners.wait()
+		return n.server.Serve(gctx, n.front, n.listeners.first, n.others...)
 	})
+	if n.names != nil {
+		behind.Go(func() { n.names.watch(support) })
+		g.Go(func() error { return n.names.serve(gctx, support.Done()) })
+	}
 	apiEnded := make(chan struct{})
 	g.Go(func() error {
 		defer close(apiEnded)
-		cfg := api.Config{Token: string(n.cfg.APIToken), Ready: n.notReady, Metrics: n.metrics(), Mesh: n}
+		cfg := api.Config{Token: string(n.cfg.APIToken), Ready: n.notReady, Metrics: n.metrics(), Mesh: n, Watches: n.watches, Queries: n, Registry: n}
 		return api.New(cfg, n, n.log.With().Str("component", "api").Logger()).Serve(support, n.apiFront)
 	})
 	g.Go(func() error {
-		return n.passOn(gctx, func() { stopSupport(); behind.Wait(); <-apiEnded })
+		return n.passOn(gctx, func() {
+			n.watches.end("a new process takes this POP over")
+			stopSupport()
+			behind.Wait()
+			<-apiEnded
+		})
 	})
 	if part.mesh != nil {
 		g.Go(func() error { return n.yield(gctx, part.mesh.taken) })
@@ -200,6 +224,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	g.Go(func() error {
 		<-gctx.Done()
 		n.draining.Store(true)
+		n.watches.end("this POP drains")
 		if n.retired.Load() {
 			return nil // the POP goes on, elsewhere
 		}
@@ -215,7 +240,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 		}
 	}
 	n.log.Info().Str("node", n.life.Node).Str("region", n.cfg.Region).Str("listen", n.addrs.Listen).Str("api", n.addrs.API).
-		Str("db", n.store().Path()).Int("backends", len(n.router.Snapshot().Backends)).
+		Str("dns", n.addrs.DNS).Str("db", n.store().Path()).Int("backends", len(n.router.Snapshot().Backends)).
 		Dur("start_ms", time.Since(n.started)).Msg("serving")
 	err = g.Wait()
 	close(served)
@@ -228,129 +253,18 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	return err
 }
 
-// start opens everything, in the order of the fields.
-func (n *Node) start(ctx context.Context) (err error) {
-	n.started = time.Now()
-	cfg := n.cfg
-	if err := n.succeed(ctx); err != nil {
-		return err
-	}
-	var unlocked error // why there is no lock; a read-only place excuses it
-	if n.lock, unlocked = takeLock(cfg.DBPath); errors.Is(unlocked, errLockHeld) {
-		return unlocked
-	}
-	if n.life, err = openLife(cfg, n.opts.Now()); err != nil {
-		return err
-	}
-	p := &part{}
-	if p.store, err = n.openStore(ctx); err != nil {
-		return err
-	}
-	n.live.Store(p)
-	readOnly := p.store.ReadOnly()
-	if readOnly {
-		n.log.Warn().Str("db", cfg.DBPath).Msg("database is read-only: serving it, refusing changes")
-	}
-	if err := n.keepBeside(cfg, unlocked); err != nil {
-		return err
-	}
-	if n.geo == nil {
-		if err := n.openGeo(cfg); err != nil {
-			return err
-		}
-	}
-
-	if n.affinity == nil {
-		n.affinity = route.NewAffinity(cfg.BindingTTL, cfg.BindingMax)
-	}
-	n.router = route.NewRouter(n.affinity)
-	if cfg.StrictLimits {
-		n.router.Strict()
-	}
-	n.router.Tune(tuning(cfg))
-	check, err := defaultCheck(cfg)
-	if err != nil {
-		return err
-	}
-	n.here = self(cfg, n.life.Node)
-	n.positions.Store(new(positions(cfg)))
-	if n.overlay, err = newOverlay(cfg, n.life.Node, n.router, n.log); err != nil {
-		return err
-	}
-	n.overlay.part = n.mesh
-	n.vigil = newVigil(n.here, n.life.incarnation, check, n.router, n.overlay, n.log)
-	if err := n.paint(ctx, p); err != nil {
-		return err
-	}
-	n.overlay.open(time.Now())
-	serve := proxy.Config{Settings: settings(cfg), Relay: proxy.Relay(cfg.Relay), Overlay: n.overlay}
-	if n.overlay.userspace() {
-		serve.Relay = proxy.Goroutines // there are no descriptors of what goes through our own network stack
-	}
-	if !serve.Relay.Available() {
-		return fmt.Errorf("%s: this system has no epoll: choose goroutine, or auto", cfg.Origin("relay"))
-	}
-	if cfg.StrictLimits && readOnly {
-		return errStrictReadOnly
-	}
-	if cfg.StrictLimits {
-		n.ledger = newLedger(n.life.Node, n.vigil.life, n.router)
-		n.ledger.mesh = func() rights.Mesh { return n.mesh().rightsMesh() }
-		n.ledger.send = func(peer string, note gossip.Note) { n.mesh().streams.SendNote(peer, note) }
-		serve.Rights = n.ledger
-	}
-	n.server = proxy.New(serve, n.router, n.geo,
-		n.log.With().Str("component", "proxy").Logger())
-
-	if err := n.listen(ctx, cfg); err != nil {
-		return err
-	}
-	if err := n.elders.listen(n.older, &n.router.Slots); err != nil {
-		return err
-	}
-	n.addrs = Addrs{Listen: n.front.Addr().String(), API: n.apiFront.Addr().String()}
-	if !readOnly {
-		if err := n.share(ctx, p, nil); err != nil {
-			return err
-		}
-		p.picture.tell(ctx, time.Now()) // in place of what a process left that was killed
-		n.addrs.Sync = p.mesh.front.Addr().String()
-	}
-	return nil
-}
-
-// announce tells the command line where the POP is.
-func (n *Node) announce() error {
-	err := writePop(n.cfg.DBPath, api.PopFile{Node: n.life.Node, PID: os.Getpid(),
-		Listen: n.addrs.Listen, API: n.addrs.API, Gossip: n.addrs.Gossip, Sync: n.addrs.Sync})
-	if err != nil && !n.store().ReadOnly() {
-		return fmt.Errorf("write the address file: %w", err)
-	}
-	return nil
-}
-
-// keepBeside signs the lock and keeps the name, which only a read-only place excuses.
-func (n *Node) keepBeside(cfg *config.Config, unlocked error) error {
-	errs := []error{unlocked}
-	if unlocked == nil {
-		errs = append(errs, n.lock.sign(n.life.Node))
-	}
-	err := errors.Join(append(errs, n.life.keep(n.store().ReadOnly()))...)
-	if err != nil && n.store().ReadOnly() {
-		n.log.Warn().Err(err).Msg("nothing can be kept beside a read-only database: no lock, a new name at every start")
-		return nil
-	}
-	return err
-}
-
 // stop closes what start opened, whatever start got to.
 func (n *Node) stop() error {
 	var errs []error
+	for _, lns := range n.passedOn {
+		n.others = append(n.others, lns...)
+	}
 	for _, ln := range append(n.others, n.front, n.apiFront) {
 		if ln != nil {
 			_ = ln.Close() // closed already after an orderly end
 		}
 	}
+	n.names.close()
 	if n.retired.Load() {
 		return nil // the rest has gone before, or is the next generation's
 	}

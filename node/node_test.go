@@ -20,13 +20,18 @@ func TestMain(m *testing.M) {
 }
 
 // start runs a POP on free ports until the test ends.
-func start(t *testing.T, env ...string) *Node {
+func start(t testing.TB, env ...string) *Node {
 	t.Helper()
 	return startWith(t, usualPatience, env...)
 }
 
 // startWith runs a POP on free ports of loopback until the test ends.
-func startWith(t *testing.T, p patience, env ...string) *Node {
+func startWith(t testing.TB, p patience, env ...string) *Node {
+	t.Helper()
+	return startLogging(t, zerolog.New(zerolog.NewTestWriter(t)), p, env...)
+}
+
+func startLogging(t testing.TB, log zerolog.Logger, p patience, env ...string) *Node {
 	t.Helper()
 	cfg, _, err := config.Load(nil, append([]string{
 		"EDGEPROXY_DB_PATH=" + filepath.Join(t.TempDir(), "routing.db"), "EDGEPROXY_HEALTH_CHECK=off",
@@ -36,7 +41,7 @@ func startWith(t *testing.T, p patience, env ...string) *Node {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := New(cfg, Options{Version: "test"}, zerolog.New(zerolog.NewTestWriter(t)))
+	n := New(cfg, Options{Version: "test"}, log)
 	n.patience = p
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

@@ -45,8 +45,11 @@ func (n *Node) paint(ctx context.Context, p *part) error {
 			if !p.over.Load() {
 				n.router.Update(snap, now)
 				n.vigil.poke()
+				n.listeners.poke()
+				n.vigil.retell(n.watches.picture(snap, n.viewService, now), now)
 			}
 		},
+		cut: n.loops.cut,
 		log: n.log.With().Str("component", "db").Logger(), overlay: func(pops, peers [][]any) {
 			if !p.over.Load() {
 				n.overlay.read(pops, peers)
@@ -63,6 +66,7 @@ func (n *Node) share(ctx context.Context, p *part, before *replication) (err err
 	}
 	p.picture.fold = p.mesh.fold
 	p.picture.telemetry = p.mesh.telemetry
+	p.picture.lone = p.mesh.registry.saw
 	return nil
 }
 

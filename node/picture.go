@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/edgeproxy/edgeproxy/config"
@@ -16,13 +17,6 @@ import (
 	"github.com/edgeproxy/edgeproxy/mesh"
 	"github.com/rs/zerolog"
 )
-
-// pollEvery is how often the database is asked whether it changed, at a few
-// microseconds each: a change is in the routing decision 10 ms later.
-const pollEvery = 10 * time.Millisecond
-
-// retryEvery is how long a database that cannot be read is left alone.
-const retryEvery = 250 * time.Millisecond
 
 // picture keeps the routing picture equal to the database: it reads the tables
 // when they change and publishes what makes sense of them. What cannot be read
@@ -34,6 +28,7 @@ type picture struct {
 	log     zerolog.Logger
 	poked   chan struct{} // size 1: rows came from another POP, or its position
 	looking progress.Loop
+	looks   progress.Span
 	// fold takes over what was written to the file by others; nil without a
 	// mesh. It says whether there was something.
 	fold func(context.Context) (bool, error)
@@ -41,6 +36,10 @@ type picture struct {
 	keys func(rows [][]any)
 	// overlay is told at every read who says what of the overlay.
 	overlay func(pops, peers [][]any)
+	// cut leaves out of a new snapshot the backends that are POPs; nil: none are.
+	cut func(*mesh.Snapshot) *mesh.Snapshot
+	// lone is told at every read which registrations have no backend; nil without a mesh.
+	lone func(map[string]string)
 	// telemetry is what is known of the POPs now, for the tables in the file;
 	// nil where it is not written.
 	telemetry func(time.Time) sqlite.Telemetry
@@ -52,6 +51,10 @@ type picture struct {
 	problems  []mesh.Problem            // as last logged
 	failure   error                     // why the picture may be out of date; nil: it is not
 	reads     uint64
+	expired   map[string]bool // registered backends of which nothing has been heard for too long
+
+	asked  atomic.Uint64 // calls of catchUp
+	served uint64        // those of them that the last read was for; guarded by mu
 }
 
 // self is this POP as the configuration describes it.
@@ -80,11 +83,28 @@ func positions(cfg *config.Config) map[geo.Region]geo.Vector {
 func (p *picture) refresh(ctx context.Context) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	return p.refreshLocked(ctx)
+}
+
+// catchUp is refresh for whoever has just written: where many do, one read
+// serves all that had committed before it began.
+func (p *picture) catchUp(ctx context.Context) error {
+	ticket := p.asked.Add(1)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.served >= ticket {
+		return nil
+	}
+	return p.refreshLocked(ctx)
+}
+
+func (p *picture) refreshLocked(ctx context.Context) error {
+	asked := p.asked.Load()
 	img, err := p.store.Read(ctx)
 	if err != nil {
 		return err
 	}
-	p.reads++
+	p.reads, p.served = p.reads+1, asked
 	if p.keys != nil {
 		p.keys(img.PopKeys)
 	}
@@ -93,21 +113,37 @@ func (p *picture) refresh(ctx context.Context) error {
 	}
 	at := maps.Clone(p.positions)
 	maps.Copy(at, p.members)
-	snap := mesh.NewSnapshot(p.self, rowsOf(img), at)
+	rows := rowsOf(img)
+	rows.Expired = p.expired
+	snap := mesh.NewSnapshot(p.self, rows, at)
+	if p.cut != nil {
+		snap = p.cut(snap)
+	}
+	if p.lone != nil {
+		p.lone(loneRegistrations(img))
+	}
 	p.publish(snap, time.Now())
 	if !slices.Equal(snap.Problems, p.problems) {
 		p.problems = snap.Problems
 		for _, problem := range snap.Problems {
+			what := "row left out: "
+			if problem.Part {
+				what = "field left out: "
+			}
 			p.log.Warn().Str("table", problem.Table).Str("row", problem.ID).Str("field", problem.Field).
-				Msg("row left out: " + strings.ToValidUTF8(problem.Message, "\uFFFD"))
+				Msg(what + strings.ToValidUTF8(problem.Message, "\uFFFD"))
 		}
 	}
 	return nil
 }
 
 func rowsOf(img *sqlite.Image) mesh.Rows {
-	return mesh.Rows{Backends: img.Backends, Options: img.BackendOptions, Services: img.Services}
+	return mesh.Rows{Backends: img.Backends, Options: img.BackendOptions, Services: img.Services, Registrations: img.Registrations, PopStatus: img.PopStatus}
 }
+
+// lag is how far the picture may be behind what is stored: a look waits for a
+// disk that takes long.
+func (p *picture) lag() time.Duration { return 2 * p.looks.Takes(time.Now()) }
 
 // setPositions changes where the regions are, from the next refresh on.
 func (p *picture) setPositions(m map[geo.Region]geo.Vector) {
@@ -127,6 +163,57 @@ func (p *picture) setMembers(m map[geo.Region]geo.Vector) {
 	}
 }
 
+// setExpired changes which registered backends are out of routing, and says
+// which of them were not before.
+func (p *picture) setExpired(ids map[string]bool) (added []string) {
+	p.mu.Lock()
+	changed := !maps.Equal(p.expired, ids)
+	for id := range ids {
+		if !p.expired[id] {
+			added = append(added, id)
+		}
+	}
+	p.expired = ids
+	p.mu.Unlock()
+	if changed {
+		p.poke()
+	}
+	return added
+}
+
+// revive has a backend in routing from the next read on: it was heard of. It
+// says whether it was out.
+func (p *picture) revive(id string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.expired[id] {
+		return false
+	}
+	p.expired = maps.Clone(p.expired)
+	delete(p.expired, id)
+	return true
+}
+
+// loneRegistrations are those without a backend, with the POP that took the last heartbeat.
+func loneRegistrations(img *sqlite.Image) map[string]string {
+	if len(img.Registrations) == 0 {
+		return nil
+	}
+	there := make(map[any]bool, len(img.Backends))
+	for _, row := range img.Backends {
+		if id, ok := row[0].(string); ok {
+			there[id] = true
+		}
+	}
+	lone := map[string]string{}
+	for _, row := range img.Registrations {
+		if id, ok := row[0].(string); ok && !there[id] {
+			lone[id], _ = row[1].(string)
+		}
+	}
+	return lone
+}
+
 // poke has the tables read soon.
 func (p *picture) poke() {
 	select {
@@ -135,17 +222,30 @@ func (p *picture) poke() {
 	}
 }
 
-// fail records why the picture may be out of date, and nil that it is not any more.
-func (p *picture) fail(err error) {
+// fail records why the picture may be out of date, and nil that it is not any
+// more, and says whether that is so since now.
+func (p *picture) fail(err error) (back bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	back = err == nil && p.failure != nil
 	switch {
-	case err == nil && p.failure != nil:
+	case back:
 		p.log.Info().Msg("routing database is readable again")
 	case err != nil && (p.failure == nil || p.failure.Error() != err.Error()):
 		p.log.Error().Err(err).Msg("routing database: serving the last good picture")
 	}
 	p.failure = err
+	return back
+}
+
+// notices is by what the kernel tells of changes; nil: it does not.
+func (p *picture) notices() (notices <-chan struct{}, stop func()) {
+	notices, stop, err := p.store.Notices()
+	if err != nil {
+		p.log.Debug().Err(err).Msg("not told of changes: looking for them often")
+		return nil, func() {}
+	}
+	return notices, stop
 }
 
 // err says why the picture may be out of date.
@@ -159,8 +259,11 @@ func (p *picture) err() error {
 // interval it reads the file anew, as a safety net, for changes that nothing told of.
 func (p *picture) watch(ctx context.Context, reload time.Duration) {
 	w := watcher{picture: p, reload: reload, read: time.Now()}
-	ticker := time.NewTimer(pollEvery)
-	defer ticker.Stop()
+	notices, stop := p.notices()
+	defer func() { stop() }()
+	pace := newPace()
+	timer := time.NewTimer(pollEvery)
+	defer timer.Stop()
 	for {
 		var now time.Time
 		select {
@@ -169,20 +272,31 @@ func (p *picture) watch(ctx context.Context, reload time.Duration) {
 		case <-p.poked:
 			w.wanted = true
 			now = time.Now()
-		case now = <-ticker.C:
+		case _, more := <-notices:
+			if !more {
+				notices = nil
+			}
+			now = time.Now()
+			if rest := pace.noticed(now); rest > 0 {
+				timer.Reset(rest)
+				continue
+			}
+		case now = <-timer.C:
 		}
 		p.looking.Begin()
+		p.looks.Begin(time.Now())
 		err := w.look(ctx, now)
+		p.looks.End(time.Now())
 		p.looking.End()
 		if ctx.Err() != nil {
 			return
 		}
-		p.fail(err)
-		wait := pollEvery
-		if err != nil {
-			wait = retryEvery
+		if back := p.fail(err); back { // perhaps in another directory of that name
+			stop()
+			notices, stop = p.notices()
 		}
-		ticker.Reset(wait)
+		end := outcome{failed: err != nil, left: w.wanted || w.owed, notices: notices != nil}
+		timer.Reset(pace.looked(time.Now(), end))
 	}
 }
 

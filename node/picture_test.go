@@ -1,9 +1,13 @@
 package node
 
 import (
+	"bytes"
 	"errors"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -48,5 +52,40 @@ func TestReadableAgainIsCurrent(t *testing.T) {
 	}
 	if seen == nil || len(seen.Backends) != 1 {
 		t.Errorf("readable again, with the picture %+v", seen)
+	}
+}
+
+// TestLeftOutIsNamedInLog: all of it, and whether the row counts without it; in
+// the metric a row is one, however much is wrong with it.
+func TestLeftOutIsNamedInLog(t *testing.T) {
+	n := start(t)
+	execute(t, n, `INSERT INTO backends (id, region, wg_ip, port, weight) VALUES ('bad', 'us', '10.0.0.9', 0, -1), ('good', 'us', '10.0.0.9', 80, 1);
+		INSERT INTO backend_options (id, country, draining, proxy_protocol) VALUES ('good', 'xx9', 1, 'v7')`)
+	var log bytes.Buffer
+	p := &picture{store: n.store(), publish: func(*mesh.Snapshot, time.Time) {}, log: zerolog.New(&log)}
+	if err := p.refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		`"row":"bad","field":"port","message":"row left out: `, `"row":"bad","field":"weight","message":"row left out: `,
+		`"row":"good","field":"country","message":"field left out: `, `"row":"good","field":"proxy_protocol","message":"field left out: `,
+	} {
+		if !strings.Contains(log.String(), want) {
+			t.Errorf("the log does not say %s:\n%s", want, log.String())
+		}
+	}
+	resp, err := http.Get("http://" + n.Addrs().API + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, table := range []string{"backends", "backend_options"} {
+		if line := `edgeproxy_rows_left_out{table="` + table + `"} 1` + "\n"; !strings.Contains(string(body), line) {
+			t.Errorf("the metrics do not say %s", line)
+		}
 	}
 }

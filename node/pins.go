@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -19,30 +20,55 @@ type pins struct {
 	log   zerolog.Logger
 	more  chan struct{} // size 1: there is something to write
 
-	mu    sync.Mutex
-	known map[string]string // as the table has it
-	fresh map[string]string // seen, and not in the table yet
+	mu      sync.Mutex
+	known   map[string]string    // as the table has it
+	fresh   map[string]string    // seen, and not in the table yet
+	missing map[string]time.Time // whose rows are in the table no more, and since when
 }
+
+// forgetAfter is for how long a row has to be missing until its POP counts as
+// forgotten: the rows of a table that was replaced come back.
+const forgetAfter = 5 * time.Second
 
 // pinAgain is how long a key that could not be written down waits.
 const pinAgain = 10 * time.Second
 
 func newPins(store *sqlite.Store, log zerolog.Logger) *pins {
-	return &pins{store: store, log: log, more: make(chan struct{}, 1), known: map[string]string{}, fresh: map[string]string{}}
+	return &pins{store: store, log: log, more: make(chan struct{}, 1), known: map[string]string{}, fresh: map[string]string{}, missing: map[string]time.Time{}}
 }
 
 // read takes over what the table holds.
 func (p *pins) read(rows [][]any) {
+	known := make(map[string]string, len(rows))
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.known = make(map[string]string, len(rows))
-	for _, row := range rows {
-		node, _ := row[0].(string)
-		if key, _ := row[1].(string); key != "" {
-			p.known[node] = key
-			delete(p.fresh, node)
+	for node := range p.known {
+		if _, already := p.missing[node]; !already {
+			p.missing[node] = time.Now()
 		}
 	}
+	for _, row := range rows {
+		node, _ := row[0].(string)
+		delete(p.missing, node) // also where somebody has emptied the key
+		if key, _ := row[1].(string); key != "" {
+			known[node] = key
+		}
+	}
+	p.known = known
+	maps.DeleteFunc(p.fresh, func(node, _ string) bool { return known[node] != "" })
+}
+
+// forgotten are the POPs whose rows have been deleted since the last call.
+func (p *pins) forgotten() (pops []string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for node, since := range p.missing {
+		if time.Since(since) >= forgetAfter {
+			pops = append(pops, node)
+			delete(p.missing, node)
+		}
+	}
+	return pops
 }
 
 // admit refuses a peer that is not who it says. It does not block: a name
@@ -88,10 +114,7 @@ func (p *pins) run(ctx context.Context) {
 		}
 		again = nil
 		p.mu.Lock()
-		fresh := make(map[string]string, len(p.fresh))
-		for node, key := range p.fresh {
-			fresh[node] = key
-		}
+		fresh := maps.Clone(p.fresh)
 		p.mu.Unlock()
 		err := p.store.Write(ctx, func(tx *sqlite.Tx) error {
 			for node, key := range fresh {

@@ -137,6 +137,14 @@ func (r *roster) list() []gossip.Peer {
 	return all
 }
 
+// has says whether a POP is on it.
+func (r *roster) has(node string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, ok := r.peers[node]
+	return ok
+}
+
 func (r *roster) names() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -44,12 +44,12 @@ func countryTable(cfg *config.Config) (*geo.Table, error) {
 }
 
 // settings are the proxy's part of the configuration.
-func settings(cfg *config.Config) proxy.Settings {
+func settings(cfg *config.Config, listeners int) proxy.Settings {
 	s := proxy.Settings{
-		ConnectTimeout: cfg.ConnectTimeout, Attempts: cfg.ConnectAttempts,
+		ConnectTimeout: cfg.ConnectTimeout, Attempts: cfg.ConnectAttempts, HeaderTimeout: cfg.HeaderTimeout,
 		IdleTimeout: cfg.IdleTimeout, LingerTimeout: cfg.LingerTimeout,
 		Drain: cfg.Drain, AccessLog: cfg.AccessLog,
-		MaxConnections: maxConnections(cfg.MaxConnections),
+		MaxConnections: maxConnections(cfg.MaxConnections, listeners),
 		Guard: guard.Rules{
 			Allow: cfg.AllowClients, Deny: cfg.DenyClients,
 			Connections: cfg.ClientConnections, Rate: cfg.ClientRate,
@@ -60,6 +60,12 @@ func settings(cfg *config.Config) proxy.Settings {
 		s.Trusted = append([]netip.Prefix{}, cfg.TrustedProxies...)
 	}
 	return s
+}
+
+// configure has the proxy work as the configuration says now, beside so many
+// listeners of services.
+func (n *Node) configure() {
+	n.server.Configure(settings(n.latest.Load(), int(n.serviceListeners.Load())))
 }
 
 // Reload takes over what may change while the POP runs, re-reads the country
@@ -89,18 +95,22 @@ func (n *Node) Reload(ctx context.Context, cfg *config.Config) {
 	}
 	n.vigil.setDefault(check)
 	n.router.Tune(tuning(cfg))
+	n.loops.allowOnly(cfg.AllowBackends)
 	n.geo.SetTable(table)
 	if err := n.geo.Reload(); err != nil {
 		logGeo(n.log, n.geo.Info(), err)
 	}
+	if n.certs != nil {
+		n.certs.Reload()
+	}
 	n.affinity.SetTTL(cfg.BindingTTL)
-	n.server.Configure(settings(cfg))
+	n.latest.Store(cfg)
+	n.configure()
 	n.positions.Store(new(positions(cfg)))
 	p := n.picture()
 	p.setPositions(positions(cfg))
 	if err := p.refresh(ctx); err != nil {
 		p.fail(err)
 	}
-	n.latest.Store(cfg)
 	n.log.Info().Msg("configuration reloaded")
 }

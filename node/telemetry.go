@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"math"
 	"time"
 
@@ -18,8 +19,11 @@ func (p *picture) tell(ctx context.Context, now time.Time) {
 	if p.telemetry == nil {
 		return
 	}
-	text := ""
-	if err := p.store.WriteTelemetry(ctx, p.telemetry(now), now); err != nil && ctx.Err() == nil {
+	err, text := p.store.WriteTelemetry(ctx, p.telemetry(now), now), ""
+	if errors.Is(err, sqlite.ErrLocked) {
+		return // what was said before may still hold
+	}
+	if err != nil && ctx.Err() == nil {
 		text = err.Error()
 		if text != p.untold {
 			p.log.Warn().Err(err).Msg("telemetry is not in the database, or not all of it")

@@ -65,6 +65,7 @@ func (n *Node) Upgrade(ctx context.Context) (api.Upgrade, error) {
 	}
 	up, err := n.upgrade(ctx)
 	if err != nil {
+		n.listeners.release()
 		n.upgrading.Unlock()
 	}
 	return up, err
@@ -163,13 +164,14 @@ func (n *Node) passOn(ctx context.Context, retire func()) error {
 	h.closeSockets() // whose copies keep an address open that is not served any more
 	notify(fmt.Sprintf("MAINPID=%d", h.PID))
 	cfg := n.latest.Load()
-	set := settings(cfg)
+	set := settings(cfg, int(n.serviceListeners.Load()))
 	if set.Drain = cfg.UpgradeDrain; set.Drain == 0 {
 		set.Drain = untilTheLast
 	}
 	n.server.Configure(set)
+	n.server.GiveAway(n.listeners.sockets()...)
 	if !slices.Contains(without, socketListen) {
-		n.server.GiveAway()
+		n.server.GiveAway(n.front)
 	}
 	n.log.Info().Int("pid", h.PID).Int64("connections", n.server.Active()).Msg("upgraded: the new process serves, this one drains")
 	n.end()

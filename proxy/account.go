@@ -15,12 +15,15 @@ import (
 // account is what is known and counted of one client's connection, whichever
 // way it is relayed.
 type account struct {
-	server *Server
-	count  *counters
-	app    string      // of the listener
-	slot   *route.Slot // where a place is taken, or nil
-	seat   guard.Seat  // the client's own
-	picked time.Time   // when it was
+	server  *Server
+	count   *counters
+	service *service       // that serves it
+	inside  bool           // and counts it
+	hello   *hello         // of a TLS client; nil: it has none
+	local   netip.AddrPort // where it connected to, by its PROXY header
+	slot    *route.Slot    // where a place is taken, or nil
+	seat    guard.Seat     // the client's own
+	picked  time.Time      // when it was
 
 	// For the access log.
 	peer     netip.AddrPort // the client's address: the socket's or the header's
@@ -50,12 +53,17 @@ const (
 	endDenied            // by the access lists
 	endTooMany           // the client had as many connections as it may
 	endTooFast           // the client opened them faster than it may
+	endBadHello          // no TLS ClientHello, or a wrong one, where one is due
+	endUnknownName       // no service has the name that it asks for
+	endHandshake         // the TLS handshake failed
+	endServiceFull       // the service had as many connections as it may
 	ends
 )
 
 var endNames = [ends]string{"open", "closed", "client_reset", "backend_reset", "idle_timeout",
 	"linger_timeout", "drained", "no_backend", "connect_failed", "bad_proxy_header",
-	"denied", "too_many_connections", "too_many_new_connections"}
+	"denied", "too_many_connections", "too_many_new_connections",
+	"bad_client_hello", "unknown_name", "tls_handshake_failed", "service_full"}
 
 func (e end) String() string { return endNames[e] }
 
@@ -73,11 +81,27 @@ func (a *account) admit() end {
 	return why
 }
 
+// enter counts the connection at its service; endOpen: it may go on.
+func (a *account) enter() end {
+	if a.inside = a.service.enter(); a.inside {
+		return endOpen
+	}
+	a.server.perClient.Warn().Stringer("client", a.peer).Str("app", a.service.App).Int64("max_connections", a.service.MaxConnections).Msg("connection refused: the service has no room")
+	return endServiceFull
+}
+
+// take takes over what a PROXY header names.
+func (a *account) take(from proxied) {
+	if from.src.IsValid() {
+		a.peer, a.local = unmap(from.src), unmap(from.dst)
+	}
+}
+
 // query is who asks for what; it also finds where the client is.
 func (a *account) query() route.Query {
 	place := a.server.geo.Lookup(a.peer.Addr())
 	a.country, a.region = place.Country, place.Region
-	return route.Query{App: a.app, Client: a.peer.Addr(), Place: place, Waits: a.server.rights != nil}
+	return route.Query{App: a.service.App, Client: a.peer.Addr(), Place: place, Waits: a.server.rights != nil}
 }
 
 // attempt books the choice as the next to be dialed.
@@ -119,7 +143,7 @@ func (a *account) unserved() end {
 		return endConnectFailed
 	}
 	a.reason = route.ReasonNone
-	a.server.perClient.Warn().Stringer("client", a.peer).Str("app", a.app).Msg("no backend: none is healthy, not draining and below its hard limit")
+	a.server.perClient.Warn().Stringer("client", a.peer).Str("app", a.service.App).Msg("no backend: none is healthy, not draining and below its hard limit")
 	return endNoBackend
 }
 
@@ -136,6 +160,9 @@ func (a *account) finish(why end, in, out int64, now time.Time) {
 	if a.slot != nil {
 		a.slot.Release(now.Sub(a.picked))
 	}
+	if a.inside {
+		a.service.leave()
+	}
 	s.guard.Leave(a.peer.Addr(), a.seat)
 	a.count.active.Add(-1)
 	a.count.ended[why].Add(1)
@@ -147,6 +174,12 @@ func (a *account) finish(why end, in, out int64, now time.Time) {
 	e := level()
 	if !e.Enabled() {
 		return
+	}
+	if a.service.App != "" {
+		e.Str("app", a.service.App)
+	}
+	if a.hello != nil {
+		e.Str("sni", a.hello.name)
 	}
 	e.Stringer("client", a.peer).Str("country", a.country).Str("region", string(a.region)).
 		Str("backend", a.chosen).Str("reason", string(a.reason)).Int("attempts", a.attempts).

@@ -1,8 +1,6 @@
 package proxy
 
 import (
-	"fmt"
-	"io"
 	"math/rand/v2"
 	"net/netip"
 	"os"
@@ -33,8 +31,7 @@ type conn struct {
 	last    int64         // bytes both ways when it last moved
 	quiet   time.Duration // since the worker's start, when it last moved
 
-	header *[]byte // of what the client has sent, while it owes a header
-	have   int
+	early  *prelude      // what the client has sent, until a backend has answered; nil: nothing
 	dialed *mesh.Backend // that has not answered yet
 	tried  []*route.Slot // backends that did not answer
 }
@@ -42,7 +39,7 @@ type conn struct {
 type phase uint8
 
 const (
-	heading    phase = iota // the PROXY header is awaited
+	heading    phase = iota // a PROXY header or a ClientHello is awaited
 	awaiting                // a right is
 	connecting              // a backend's answer is
 	relaying
@@ -76,14 +73,25 @@ func (w *worker) admit(fd int32) {
 func (w *worker) begin(fd int32, peer netip.AddrPort) {
 	id, generation, c := w.conns.Get()
 	*c = conn{key: key{id, generation}}
-	c.account = account{server: w.server, count: w.count, app: w.group.app, peer: peer, started: w.now}
+	routes := w.group.front.port.routes.Load()
+	c.account = account{server: w.server, count: w.count, service: routes.plain, peer: peer, started: w.now}
+	if c.service == nil {
+		c.service = &noService
+	}
 	c.pair.Init(fd)
 	if w.stage == cutting { // a letter that came late
 		w.end(c, endDrained, false)
 		return
 	}
-	if len(w.set.Trusted) > 0 && w.set.trusts(peer.Addr()) {
-		c.header = buffers.Get().(*[]byte)
+	header := len(w.set.Trusted) > 0 && w.set.trusts(peer.Addr())
+	if !header {
+		if why := c.admit(); why != endOpen {
+			w.end(c, why, true)
+			return
+		}
+	}
+	if header || routes.plain == nil {
+		c.early = newPrelude(header)
 		w.until(c, w.now.Add(w.set.HeaderTimeout))
 		w.control(unix.EPOLL_CTL_ADD, fd, interest, c.mark(reactor.Client))
 		return
@@ -108,54 +116,10 @@ func (w *worker) ready(c *conn, side reactor.Side, events uint32) {
 	case c.phase == relaying:
 		w.relay(c)
 	case c.phase == heading:
-		w.readHeader(c)
+		w.hear(c)
 	case c.phase == connecting && side == reactor.Backend:
 		w.answered(c, events)
 	}
-}
-
-// readHeader reads what has come of the PROXY header.
-func (w *worker) readHeader(c *conn) {
-	for {
-		n, out := w.sockets.Read(c.pair.FD(reactor.Client), (*c.header)[c.have:])
-		if out == reactor.Wait {
-			return
-		}
-		c.have += n
-		from, length, err := scanHeader((*c.header)[:c.have])
-		switch {
-		case err == nil && length > 0:
-			if from.IsValid() {
-				c.peer = unmap(from)
-			}
-			c.pair.Preload(&w.sockets, (*c.header)[length:c.have])
-			w.dropHeader(c)
-			w.enter(c)
-			return
-		case err == nil && out != reactor.Moved:
-			err = fmt.Errorf("PROXY header incomplete after %d bytes: %w", c.have, io.EOF)
-		}
-		if err != nil {
-			w.end(c, c.badHeader(err), false)
-			return
-		}
-	}
-}
-
-func (w *worker) dropHeader(c *conn) {
-	if c.header != nil {
-		buffers.Put(c.header)
-		c.header = nil
-	}
-}
-
-// enter lets the client in, or resets it: many of them must leave nothing behind.
-func (w *worker) enter(c *conn) {
-	if why := c.admit(); why != endOpen {
-		w.end(c, why, true)
-		return
-	}
-	w.choose(c)
 }
 
 // choose picks, reserves and dials the next backend, or ends the connection.
@@ -192,7 +156,7 @@ func (w *worker) dial(c *conn, choice route.Choice) bool {
 	c.phase, c.dialed = connecting, choice.Backend
 	c.pair.Join(fd)
 	w.control(unix.EPOLL_CTL_ADD, fd, interest|unix.EPOLLOUT, c.mark(reactor.Backend))
-	w.until(c, c.picked.Add(w.set.ConnectTimeout))
+	w.until(c, c.picked.Add(c.service.connectTimeout(w.set)))
 	return true
 }
 
@@ -223,7 +187,8 @@ func (w *worker) answered(c *conn, events uint32) {
 		w.redial(c, unix.ECONNREFUSED)
 		return
 	}
-	c.connected(route.Query{App: c.app, Client: c.peer.Addr()}, c.choice(), max(1, w.now.Sub(c.picked)))
+	c.connected(route.Query{App: c.service.App, Client: c.peer.Addr()}, c.choice(), max(1, w.now.Sub(c.picked)))
+	w.preload(c)
 	c.phase, c.dialed, c.tried, c.quiet = relaying, nil, nil, w.now.Sub(w.start)
 	w.timers(c)
 	if reset {
@@ -291,7 +256,7 @@ func (w *worker) timers(c *conn) {
 func (w *worker) expire(c *conn) {
 	switch c.phase {
 	case heading:
-		w.end(c, c.badHeader(fmt.Errorf("PROXY header incomplete after %d bytes: %w", c.have, os.ErrDeadlineExceeded)), false)
+		w.end(c, c.cutShort(c.early, os.ErrDeadlineExceeded), false)
 		return
 	case connecting:
 		w.redial(c, syscall.ETIMEDOUT)
@@ -304,7 +269,7 @@ func (w *worker) expire(c *conn) {
 		keepProbing(c.pair.FD(reactor.Backend))
 	}
 	moved := c.report()
-	timeout, why := w.set.IdleTimeout, endIdle
+	timeout, why := c.service.idleTimeout(w.set), endIdle
 	if c.half && w.set.LingerTimeout < timeout {
 		timeout, why = w.set.LingerTimeout, endLinger
 	}
@@ -344,8 +309,11 @@ func (c *conn) report() bool {
 // the socket of who has is closed for the kernel already.
 func (w *worker) end(c *conn, why end, reset bool) {
 	w.sockets.conn = c
-	w.dropHeader(c)
+	w.dropEarly(c)
 	c.pair.Release(&w.sockets)
+	if alert := why.alert(); alert != "" {
+		_, _ = w.sockets.Write(c.pair.FD(reactor.Client), []byte(alert)) // where it takes no more, it is told nothing
+	}
 	for side, broke := range [...]end{reactor.Client: endClientReset, reactor.Backend: endBackendReset} {
 		fd := c.pair.FD(reactor.Side(side))
 		if fd < 0 {

@@ -236,7 +236,7 @@ func caseTwoListeners(t *testing.T, start starter) {
 	ln := listen(t)
 	var serving sync.WaitGroup
 	serving.Go(func() {
-		if err := r.Serve(ctx, ln, ""); err != nil {
+		if err := r.Serve(ctx, ln, App("")); err != nil {
 			t.Error(err)
 		}
 	})

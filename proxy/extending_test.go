@@ -66,7 +66,7 @@ func TestEveryPortCanBeSwapped(t *testing.T) {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	serving.Go(func() {
-		if err := srv.Serve(ctx, ln, "myapp"); err != nil {
+		if err := srv.Serve(ctx, ln, proxy.App("myapp")); err != nil {
 			t.Error(err)
 		}
 	})

@@ -17,17 +17,38 @@ func (s *Server) Files(ln *net.TCPListener) ([]*os.File, error) {
 	return s.serving.files(ln)
 }
 
-// GiveAway says that the listeners go on without this process, which another
-// one serves or will: when Serve's context ends, nobody who waits in their queues
-// is taken or refused here. Said before Serve, no other listeners are opened at
+// ErrNotServed is that of Files for a listener that is not served, or not yet.
+var ErrNotServed = errors.New("not served")
+
+// GiveAway says that listeners go on without this process, which another one
+// serves or will: when their serving ends, nobody who waits in their queues is
+// taken or refused here. Said before Serve, no other listeners are opened at
 // their addresses, whose queues would end with this process.
-func (s *Server) GiveAway() { s.given.Store(true) }
+func (s *Server) GiveAway(lns ...*net.TCPListener) { s.serving.give(lns) }
 
 // inService are the listeners that are served, each with what copies it and
 // those that share its address. The zero value is ready.
 type inService struct {
-	mu  sync.Mutex
-	all map[*net.TCPListener]func() ([]*os.File, error)
+	mu    sync.Mutex
+	all   map[*net.TCPListener]func() ([]*os.File, error)
+	given map[*net.TCPListener]bool // another process has them
+}
+
+func (s *inService) give(lns []*net.TCPListener) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.given == nil {
+		s.given = map[*net.TCPListener]bool{}
+	}
+	for _, ln := range lns {
+		s.given[ln] = true
+	}
+}
+
+func (s *inService) isGiven(ln *net.TCPListener) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.given[ln]
 }
 
 func (s *inService) add(ln *net.TCPListener, files func() ([]*os.File, error)) {
@@ -43,6 +64,7 @@ func (s *inService) remove(ln *net.TCPListener) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.all, ln)
+	delete(s.given, ln)
 }
 
 func (s *inService) files(ln *net.TCPListener) ([]*os.File, error) {
@@ -50,7 +72,7 @@ func (s *inService) files(ln *net.TCPListener) ([]*os.File, error) {
 	defer s.mu.Unlock()
 	files := s.all[ln]
 	if files == nil {
-		return nil, fmt.Errorf("%s is not served", ln.Addr())
+		return nil, fmt.Errorf("%s: %w", ln.Addr(), ErrNotServed)
 	}
 	return files()
 }

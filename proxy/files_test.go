@@ -31,7 +31,7 @@ func TestGiveAway(t *testing.T) {
 		ctx, end := context.WithCancel(context.Background())
 		g.end = end
 		serving.Go(func() {
-			if err := g.srv.Serve(ctx, ln, "", others...); err != nil {
+			if err := g.srv.Serve(ctx, ln, App(""), others...); err != nil {
 				t.Error(err)
 			}
 		})
@@ -99,7 +99,7 @@ func TestGiveAway(t *testing.T) {
 			lns = append(lns, ln.(*net.TCPListener))
 		}
 		next := serve(relay, lns[0], lns[1:]...)
-		now.srv.GiveAway()
+		now.srv.GiveAway(now.ln)
 		now.end()
 		now = next
 	}

@@ -38,7 +38,7 @@ const patience = 45 * time.Second
 
 // relayUnderTest is what the cases know of an implementation of the relay.
 type relayUnderTest interface {
-	Serve(ctx context.Context, ln *net.TCPListener, app string, others ...*net.TCPListener) error
+	Serve(ctx context.Context, ln *net.TCPListener, port *Port, others ...*net.TCPListener) error
 	Configure(Settings)
 	Kill()
 	Active() int64
@@ -72,6 +72,7 @@ type setup struct {
 	targets []target
 	places  fakeGeo
 	app     string
+	port    *Port         // nil: of the app
 	ttl     time.Duration // of bindings; 0 keeps none
 	ln      *net.TCPListener
 	ctx     context.Context // nil: one that ends with relay.end
@@ -86,6 +87,7 @@ type target struct {
 	rank int
 	hard int64
 	app  string
+	out  mesh.ProxyVersion
 }
 
 var rankRegions = []geo.Region{"aa", "bb", "cc", "dd", "ee", "ff"}
@@ -97,6 +99,7 @@ func (g fakeGeo) Lookup(a netip.Addr) geo.Place { return g[a] }
 // relay is a running relay.
 type relay struct {
 	relayUnderTest
+	port   *Port
 	addr   netip.AddrPort
 	router *route.Router
 	log    *logBuffer
@@ -127,8 +130,12 @@ func start(t testing.TB, impl func(Config, *route.Router, Geo, zerolog.Logger) r
 	if s.ln == nil {
 		s.ln = listen(t)
 	}
+	if s.port == nil {
+		s.port = App(s.app)
+	}
+	r.port = s.port
 	r.addr = s.ln.Addr().(*net.TCPAddr).AddrPort()
-	go func() { defer close(r.served); r.err = r.Serve(ctx, s.ln, s.app) }()
+	go func() { defer close(r.served); r.err = r.Serve(ctx, s.ln, s.port) }()
 	t.Cleanup(func() { r.stop(t) })
 	return r
 }
@@ -152,6 +159,9 @@ func snapshot(t testing.TB, targets []target) *mesh.Snapshot {
 	for _, tg := range targets {
 		rows.Backends = append(rows.Backends, []any{tg.id, tg.app, string(rankRegions[tg.rank]), tg.addr.Addr().String(),
 			int64(tg.addr.Port()), int64(1), int64(1), int64(100), tg.hard, int64(0)})
+	}
+	for _, tg := range targets {
+		rows.Options = append(rows.Options, []any{tg.id, nil, nil, nil, tg.out.String()})
 	}
 	snap := mesh.NewSnapshot(mesh.POP{Node: "aa-test", Region: "aa", Position: positions["aa"]}, rows, positions)
 	for _, p := range snap.Problems {

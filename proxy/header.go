@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 
@@ -53,31 +52,36 @@ func headerLength(b []byte) (int, error) {
 	return 0, errNoHeader
 }
 
-// parseHeader returns the source address that a complete header names, the
-// zero AddrPort where it names none (LOCAL, UNKNOWN, UNSPEC, a Unix socket).
-func parseHeader(b []byte) (netip.AddrPort, error) {
+// proxied is what a PROXY header names: who the client is, and where it
+// connected to.
+type proxied struct{ src, dst netip.AddrPort }
+
+// parseHeader returns the addresses that a complete header names, zero ones
+// where it names none (LOCAL, UNKNOWN, UNSPEC, a Unix socket).
+func parseHeader(b []byte) (proxied, error) {
 	// PROXY with family UNSPEC is legal ("the receiver should ignore
 	// addresses"), but the library refuses it.
 	if len(b) >= 16 && b[0] == '\r' && b[12] == 0x21 && b[13]>>4 == 0 {
-		return netip.AddrPort{}, nil
+		return proxied{}, nil
 	}
 	h, err := proxyproto.Read(bufio.NewReaderSize(bytes.NewReader(b), len(b)))
 	if err != nil {
-		return netip.AddrPort{}, err
+		return proxied{}, err
 	}
 	if h.Command.IsLocal() || h.TransportProtocol.IsUnspec() {
-		return netip.AddrPort{}, nil
+		return proxied{}, nil
 	}
 	src, ok := h.SourceAddr.(*net.TCPAddr)
-	if !ok || src == nil {
-		return netip.AddrPort{}, nil
+	dst, too := h.DestinationAddr.(*net.TCPAddr)
+	if !ok || !too || src == nil || dst == nil {
+		return proxied{}, nil
 	}
-	return src.AddrPort(), nil
+	return proxied{src.AddrPort(), dst.AddrPort()}, nil
 }
 
 // scanHeader finds the header at the beginning of b and what address it names.
 // A length of 0 without an error: it is not complete.
-func scanHeader(b []byte) (from netip.AddrPort, length int, err error) {
+func scanHeader(b []byte) (from proxied, length int, err error) {
 	if len(b) == 0 {
 		return from, 0, nil
 	}
@@ -85,20 +89,4 @@ func scanHeader(b []byte) (from netip.AddrPort, length int, err error) {
 		from, err = parseHeader(b[:length])
 	}
 	return from, length, err
-}
-
-// readHeader reads a PROXY header of version 1 or 2 into buf, and what came
-// with it. It returns the client's address, invalid where the header names
-// none, and the bytes after the header. buf must hold more than maxHeader.
-func readHeader(r io.Reader, buf []byte) (from netip.AddrPort, early []byte, err error) {
-	for have := 0; ; {
-		n, err := r.Read(buf[have:])
-		have += n
-		if from, length, herr := scanHeader(buf[:have]); length > 0 || herr != nil {
-			return from, buf[length:have], herr
-		}
-		if err != nil {
-			return from, nil, fmt.Errorf("PROXY header incomplete after %d bytes: %w", have, err)
-		}
-	}
 }

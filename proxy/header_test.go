@@ -190,3 +190,18 @@ func FuzzHeader(f *testing.F) {
 		}
 	})
 }
+
+// readHeader reads a PROXY header into buf as a prelude is read, and what came
+// with it.
+func readHeader(r io.Reader, buf []byte) (from netip.AddrPort, early []byte, err error) {
+	for have := 0; ; {
+		n, err := r.Read(buf[have:])
+		have += n
+		if from, length, herr := scanHeader(buf[:have]); length > 0 || herr != nil {
+			return from.src, buf[length:have], herr
+		}
+		if err != nil {
+			return from, nil, err
+		}
+	}
+}

@@ -23,7 +23,7 @@ func (w *worker) await(c *conn, q route.Query, choice route.Choice) {
 	w.waiting++
 	to, tried := c.key, c.tried
 	w.group.running.Go(func() {
-		w.post(letter{to: to, choice: w.server.await(w.group.cut, q, choice, tried)})
+		w.post(letter{to: to, choice: w.server.await(w.group.front.cut, q, choice, tried)})
 	})
 }
 

@@ -59,7 +59,8 @@ func caseAccessLog(t *testing.T, start starter) {
 func TestEndNames(t *testing.T) {
 	want := []string{"open", "closed", "client_reset", "backend_reset", "idle_timeout", "linger_timeout", "drained",
 		"no_backend", "connect_failed", "bad_proxy_header",
-		"denied", "too_many_connections", "too_many_new_connections"}
+		"denied", "too_many_connections", "too_many_new_connections",
+		"bad_client_hello", "unknown_name", "tls_handshake_failed", "service_full"}
 	if !slices.Equal(endNames[:], want) {
 		t.Errorf("names %v, want %v: they are in users' log filters and alerts", endNames, want)
 	}

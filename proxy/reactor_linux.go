@@ -22,11 +22,10 @@ const hasReactor = true
 //	serving ── ctx ended ── resting ── queues empty ── finishing ── all closed, or the deadline ── ended
 type group struct {
 	server  *Server
-	app     string
+	front   front // of those of its clients that goroutines serve
 	workers []*worker
 	alone   bool               // only the listeners that there are, which all workers share
 	shared  []*net.TCPListener // those, where they do
-	cut     context.Context    // ends when the connections still open must
 
 	opened  bool           // the following count
 	running sync.WaitGroup // workers, and who waits for rights for them
@@ -34,12 +33,14 @@ type group struct {
 }
 
 // serveReactor is Serve by epoll.
-func (s *Server) serveReactor(ctx context.Context, ln *net.TCPListener, app string, others []*net.TCPListener) error {
+func (s *Server) serveReactor(ctx context.Context, ln *net.TCPListener, port *Port, others []*net.TCPListener) error {
 	cut, cutNow := context.WithCancel(context.WithoutCancel(ctx))
 	defer cutNow()
-	g := &group{server: s, app: app, cut: cut, alone: s.given.Load()}
+	g := &group{server: s, front: front{first: ln, port: port, cut: cut}, alone: s.serving.isGiven(ln)}
 	if err := g.open(ln, others); err != nil {
-		ln.Close()
+		for _, one := range append(others, ln) {
+			one.Close() // those that were taken over already
+		}
 		return err
 	}
 	s.groups.add(g)
@@ -49,16 +50,21 @@ func (s *Server) serveReactor(ctx context.Context, ln *net.TCPListener, app stri
 	for _, w := range g.workers {
 		g.running.Go(w.run)
 	}
+	defer s.sweep()() // of those that goroutines serve
 
 	broke := g.wait(ctx, ln)
 	stage := resting
-	if broke || s.given.Load() {
+	if broke || s.serving.isGiven(ln) {
 		stage = finishing
 	}
 	g.enter(stage)
 	rested, ended := make(chan struct{}), make(chan struct{})
 	go func() { g.resting.Wait(); close(rested) }()
-	go func() { g.running.Wait(); close(ended) }()
+	go func() {
+		g.running.Wait()
+		g.front.serving.Wait()
+		close(ended)
+	}()
 	select {
 	case <-rested:
 	case <-s.killed:
@@ -66,6 +72,14 @@ func (s *Server) serveReactor(ctx context.Context, ln *net.TCPListener, app stri
 	ln.Close()
 	for _, other := range others {
 		other.Close() // closed already, but where all share them
+	}
+	port.atRest()
+	if !broke { // of a port that was closed alone they go on
+		select {
+		case <-ended:
+		case <-ctx.Done():
+		case <-s.killed:
+		}
 	}
 	deadline := time.NewTimer(s.settings.Load().Drain)
 	defer deadline.Stop()
@@ -76,6 +90,7 @@ func (s *Server) serveReactor(ctx context.Context, ln *net.TCPListener, app stri
 	}
 	cutNow()
 	g.enter(cutting)
+	s.endSessions(&g.front)
 	<-ended
 	<-rested
 	if broke {
@@ -143,10 +158,10 @@ func (g *group) spread(ln *net.TCPListener, others []*net.TCPListener) error {
 	if len(fds) == 0 {
 		return g.share([]*net.TCPListener{ln})
 	}
+	for j, fd := range fds { // the worker closes them from now on, whatever follows
+		g.workers[j%n].listen(fd, false)
+	}
 	for i, w := range g.workers {
-		for j := i; j < len(fds); j += n {
-			w.listen(fds[j], false)
-		}
 		if i == 0 || len(w.doors.fds) == 0 { // the first listener: who waits there already, too
 			fd, err := copyOf(ln)
 			if err != nil {
@@ -179,6 +194,8 @@ func (g *group) wait(ctx context.Context, ln *net.TCPListener) (broke bool) {
 	for {
 		select {
 		case <-ctx.Done():
+			return false
+		case <-g.front.port.closed:
 			return false
 		case <-look.C:
 			if isClosed(ln) {

@@ -68,7 +68,7 @@ func TestSharedListener(t *testing.T) {
 	srv := r.relayUnderTest.(counting).Server
 	ln := listen(t)
 	ctx, stop := context.WithCancel(context.Background())
-	g := &group{server: srv, cut: ctx, alone: true}
+	g := &group{server: srv, front: front{port: App(""), cut: ctx}, alone: true}
 	if err := g.open(ln, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -193,7 +193,7 @@ func TestGivenAwayIsNotWatched(t *testing.T) {
 		workers = append(workers, g.workers...)
 	}
 	srv.groups.mu.Unlock()
-	srv.GiveAway()
+	srv.GiveAway(served)
 	r.end()
 	eventually(t, "only the bell and the connection's sockets are watched", func() bool {
 		most := 0 // of the one who has the connection; the others have ended

@@ -17,6 +17,6 @@ func (*groups) wake()         {}
 func (*groups) waiting() bool { return false }
 
 // serveReactor is never reached here.
-func (s *Server) serveReactor(ctx context.Context, ln *net.TCPListener, app string, others []*net.TCPListener) error {
-	return s.serveGoroutines(ctx, ln, app, others)
+func (s *Server) serveReactor(ctx context.Context, ln *net.TCPListener, port *Port, others []*net.TCPListener) error {
+	return s.serveGoroutines(ctx, ln, port, others)
 }

@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"context"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -58,11 +57,41 @@ func (r *registry) each(fn func(*session)) {
 	}
 }
 
-// sweep looks at every session now and then until ctx ends.
-func (s *Server) sweep(ctx context.Context) {
+// sweeper is the one goroutine that sweeps while any listener is served.
+type sweeper struct {
+	mu    sync.Mutex
+	users int
+	stop  chan struct{}
+	ended chan struct{}
+}
+
+// sweep has every session looked at now and then until done is called.
+func (s *Server) sweep() (done func()) {
+	w := &s.sweeping
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.users++; w.users == 1 {
+		stop, ended := make(chan struct{}), make(chan struct{})
+		w.stop, w.ended = stop, ended
+		go func() {
+			defer close(ended)
+			s.sweepUntil(stop)
+		}()
+	}
+	return func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if w.users--; w.users == 0 {
+			close(w.stop)
+			<-w.ended
+		}
+	}
+}
+
+func (s *Server) sweepUntil(stop <-chan struct{}) {
 	for {
 		select {
-		case <-ctx.Done():
+		case <-stop:
 			return
 		case now := <-time.After(s.settings.Load().sweepEvery()):
 			set := s.settings.Load()
@@ -92,7 +121,7 @@ func (c *session) check(now time.Time, set *Settings) {
 		c.end(endClientReset, true)
 	case half && quiet > set.LingerTimeout:
 		c.end(endLinger, false)
-	case quiet > set.IdleTimeout:
+	case quiet > c.service.idleTimeout(set):
 		c.end(endIdle, false)
 	}
 }

@@ -227,7 +227,7 @@ var idleCost = map[string]struct{ goroutines, bytes int }{"goroutines": {2, 12 <
 // TestIdleConnection: two descriptors, no pipe, and no more than idleCost are
 // what an idle connection holds, also after it has moved bulk data.
 func TestIdleConnection(t *testing.T) {
-	const size = 256 << 10
+	const size = 64 << 10
 	connections := 4000 // fewer drown in what the process needs now and then
 	if raceEnabled {
 		connections = 200 // whose memory says nothing anyway

@@ -2,11 +2,13 @@ package proxy
 
 import (
 	"context"
+	"io"
 	"math/rand/v2"
 	"net"
 	"sync/atomic"
 	"time"
 
+	"github.com/edgeproxy/edgeproxy/mesh"
 	"github.com/edgeproxy/edgeproxy/proxy/route"
 )
 
@@ -21,9 +23,10 @@ type session struct {
 	client  socket
 	backend socket
 
-	up, down direction     // client → backend, backend → client
-	open     atomic.Int32  // directions that still run
-	ended    atomic.Uint32 // why, once it is known; an end
+	up, down     direction         // client → backend, backend → client
+	open         atomic.Int32      // directions that still run
+	backendProxy mesh.ProxyVersion // what the backend is sent first
+	ended        atomic.Uint32     // why, once it is known; an end
 
 	shard      uint32    // of the registry, whose lock guards the following
 	prev, next *session  // in that shard
@@ -36,51 +39,89 @@ type session struct {
 // and an idle connection must not keep it.
 func (s *Server) handle(f *front, conn *net.TCPConn) {
 	c := &session{front: f, client: socket{connection: conn}}
-	c.account = account{server: s, count: &s.Metrics.counters, app: f.app, started: time.Now()}
+	routes := f.port.routes.Load()
+	c.account = account{server: s, count: &s.Metrics.counters, service: routes.plain, started: time.Now()}
 	set := s.settings.Load()
 	c.peer = unmap(conn.RemoteAddr().(*net.TCPAddr).AddrPort())
 
-	var early []byte // what came with the PROXY header
-	if len(set.Trusted) > 0 && set.trusts(c.peer.Addr()) {
-		buf := buffers.Get().(*[]byte)
-		defer buffers.Put(buf)
-		var why end
-		if early, why = c.header(*buf, set.HeaderTimeout); why != endOpen {
+	var early *prelude // what came before the choice
+	if header := len(set.Trusted) > 0 && set.trusts(c.peer.Addr()); header || routes.plain == nil {
+		early = newPrelude(header)
+		defer early.free()
+	}
+	c.serve(routes, early, set)
+}
+
+// serve goes on with a connection of which nothing may be due any more.
+func (c *session) serve(routes *routes, early *prelude, set *Settings) {
+	if c.service == nil {
+		c.service = &noService
+	}
+	why := endOpen
+	if early == nil || !early.header {
+		why = c.admit()
+	}
+	if why == endOpen && early != nil {
+		why = c.listen(early, routes, set.HeaderTimeout)
+	}
+	if why == endOpen {
+		why = c.enter()
+	}
+	if why != endOpen {
+		c.refuse(why)
+		return
+	}
+	var first []byte
+	if early != nil {
+		first = early.early()
+	}
+	c.begin(first, set)
+}
+
+// begin chooses a backend and relays, with what has come of the client first.
+func (c *session) begin(first []byte, set *Settings) {
+	if c.service.tls != nil {
+		if why := c.terminate(first, set.HeaderTimeout); why != endOpen {
 			c.refuse(why)
 			return
 		}
-	}
-
-	if why := c.admit(); why != endOpen {
-		_ = c.client.SetLinger(0) // a reset: that many of them must leave nothing behind
-		c.refuse(why)
-		return
+		first = nil
 	}
 	if why := c.connectBackend(c.query(), set); why != endOpen {
 		c.refuse(why)
 		return
 	}
-	c.relay(early)
+	if v := c.backendProxy; v != mesh.ProxyOff {
+		local, _ := c.client.LocalAddr().(*net.TCPAddr)
+		first = append(c.greeting(v, unmap(local.AddrPort())), first...)
+	}
+	c.relay(first)
 }
 
-// header reads the PROXY header that the peer has to send, and returns what
-// came with it.
-func (c *session) header(buf []byte, timeout time.Duration) (early []byte, why end) {
+// listen reads what the client has to send before a backend is chosen.
+func (c *session) listen(p *prelude, routes *routes, timeout time.Duration) end {
 	_ = c.client.SetReadDeadline(time.Now().Add(timeout)) // fails only where the read will
 	cut := c.front.cut
 	stop := context.AfterFunc(cut, func() { _ = c.client.SetReadDeadline(longAgo) })
-	from, early, err := readHeader(c.client, buf)
-	stop()
-	_ = c.client.SetReadDeadline(time.Time{})
-	switch {
-	case cut.Err() != nil:
-		return nil, endDrained
-	case err != nil:
-		return nil, c.badHeader(err)
-	case from.IsValid():
-		c.peer = unmap(from)
+	defer func() {
+		stop()
+		_ = c.client.SetReadDeadline(time.Time{})
+	}()
+	for {
+		n, err := c.client.Read(p.room())
+		p.have += n
+		if n > 0 {
+			if done, why := c.hear(p, routes, nil); done {
+				return why
+			}
+		}
+		switch {
+		case cut.Err() != nil:
+			return endDrained
+		case err != nil:
+			return c.cutShort(p, err)
+		}
 	}
-	return early, endOpen
 }
 
 // connectBackend picks, reserves and dials until a backend answers.
@@ -106,9 +147,9 @@ func (c *session) connectBackend(q route.Query, set *Settings) end {
 			break
 		}
 		c.attempt(choice, began)
-		conn, rtt, err := s.dial(c.front.cut, choice.Backend.Addr, set.ConnectTimeout)
+		conn, rtt, err := s.dial(c.front.cut, choice.Backend.Addr, c.service.connectTimeout(set))
 		if err == nil {
-			c.backend.connection = conn
+			c.backend.connection, c.backendProxy = conn, choice.Backend.ProxyOut
 			c.connected(q, choice, rtt)
 			return endOpen
 		}
@@ -125,6 +166,12 @@ func (c *session) connectBackend(q route.Query, set *Settings) end {
 // refuse ends a connection that never had a backend.
 func (c *session) refuse(why end) {
 	c.ended.Store(uint32(why))
+	if why.resets() {
+		_ = c.client.SetLinger(0)
+	} else if alert := why.alert(); alert != "" {
+		_ = c.client.SetWriteDeadline(time.Now().Add(time.Second))
+		_, _ = io.WriteString(c.client, alert)
+	}
 	c.client.Close()
 	c.finish()
 }

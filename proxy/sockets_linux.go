@@ -228,8 +228,16 @@ func connectedToItself(fd int32, to netip.AddrPort) bool {
 	if !to.Addr().Unmap().IsLoopback() || to.Port() < 32768 { // where the kernel chooses from, by default
 		return false
 	}
+	return localOf(fd) == netip.AddrPortFrom(to.Addr().Unmap(), to.Port())
+}
+
+// localOf is the socket's own address; not valid where the kernel knows none.
+func localOf(fd int32) netip.AddrPort {
 	var sa unix.RawSockaddrAny
 	size := uint32(unsafe.Sizeof(sa))
 	_, _, errno := syscall.RawSyscall(unix.SYS_GETSOCKNAME, uintptr(fd), uintptr(unsafe.Pointer(&sa)), uintptr(unsafe.Pointer(&size)))
-	return errno == 0 && addressOf(&sa) == netip.AddrPortFrom(to.Addr().Unmap(), to.Port())
+	if errno != 0 {
+		return netip.AddrPort{}
+	}
+	return addressOf(&sa)
 }

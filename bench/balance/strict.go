@@ -41,8 +41,7 @@ func (w *world) bornStrict(p *pop) {
 // settleRights lets the POPs find out who grants what, before anybody comes.
 func (w *world) settleRights() {
 	for end := w.now.Add(5 * time.Second); w.now.Before(end); {
-		w.now = w.now.Add(tick)
-		w.happen()
+		w.pass(tick)
 	}
 }
 
@@ -122,10 +121,10 @@ func (w *world) pick(p *pop, c *client) {
 		w.serve(p, c.q, choice, c.lasts)
 		return
 	}
-	if w.measuring() && !c.delayed {
+	first := !c.delayed
+	if first {
 		w.delayed++
 	}
-	first := !c.delayed
 	c.delayed, c.lacks, c.urgent = true, choice.Lacks, choice.Urgent
 	p.strict.queue = append(p.strict.queue, c)
 	waiting, urgent := p.waitingFor(c.lacks)

@@ -1,9 +1,7 @@
 package main
 
 import (
-	"container/heap"
 	"fmt"
-	"math"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -21,14 +19,6 @@ const (
 	surgeEnd = 55 * time.Second
 	forgets  = 5 * time.Second
 	ramp     = time.Second
-	homely   = 0.9 // of the clients reach a POP of their region
-)
-
-// Sessions in seconds: Pareto 1.5 with a median of 10, whose mean is three
-// times the shortest; or exponential with a median of 0.05.
-var (
-	shortest  = 10 / math.Pow(2, 1/1.5)
-	meanShort = 0.05 / math.Ln2
 )
 
 var start = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -36,19 +26,15 @@ var start = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 // world is a mesh in virtual time.
 type world struct {
 	scenario
-	rng     *rand.Rand
-	now     time.Time
-	regions []geo.Region
-	rows    []mesh.Backend
-	load    map[string]int64 // what is really open
-	pops    []*pop
-	events  events
-	back    time.Time // when backend 0 came back
-
-	opened, refused, refusedWithRoom, outside, delayed float64
-	peak                                               float64
-	samples                                            []float64
-	returned                                           []float64
+	clock
+	tally
+	rng      *rand.Rand
+	sessions sessions
+	regions  []geo.Region
+	rows     []mesh.Backend
+	load     map[string]int64 // what is really open
+	pops     []*pop
+	back     time.Time // when backend 0 came back
 }
 
 type pop struct {
@@ -70,68 +56,32 @@ type connection struct {
 	closed bool
 }
 
-// event is something that happens at a time; those of the same time happen in
-// the order in which they were made.
-type event struct {
-	at time.Time
-	n  uint64
-	do func()
-}
-
-type events struct {
-	list []event
-	n    uint64
-}
-
-func (e *events) Len() int { return len(e.list) }
-func (e *events) Less(i, j int) bool {
-	a, b := e.list[i], e.list[j]
-	return a.at.Before(b.at) || a.at.Equal(b.at) && a.n < b.n
-}
-func (e *events) Swap(i, j int) { e.list[i], e.list[j] = e.list[j], e.list[i] }
-func (e *events) Push(x any)    { e.list = append(e.list, x.(event)) }
-func (e *events) Pop() any {
-	last := e.list[len(e.list)-1]
-	e.list = e.list[:len(e.list)-1]
-	return last
-}
-
-func (w *world) after(d time.Duration, do func()) {
-	w.events.n++
-	heap.Push(&w.events, event{w.now.Add(d), w.events.n, do})
-}
-
 // run plays the scenario once.
 func run(sc scenario, seed uint64) result {
 	w := newWorld(sc, seed)
 	if sc.strict {
 		w.settleRights()
 	}
-	for range w.offered() {
-		r := w.regions[w.rng.IntN(len(w.regions))]
-		w.arrive(r, w.rest())
-	}
-	end := start.Add(sc.warmUp + sc.measured)
-	for w.now.Before(end) {
-		w.now = w.now.Add(tick)
-		w.happen()
-		w.arrivals()
-		if w.measuring() && w.now.Sub(start)%(100*time.Millisecond) == 0 {
-			w.sample()
-		}
-	}
+	w.settled()
+	w.play(start.Add(sc.warmUp))
+	w.tally = tally{} // what is measured begins here
+	w.play(start.Add(sc.warmUp + sc.measured))
 	return w.result()
 }
 
-// happen has all events happen that are due.
-func (w *world) happen() {
-	for len(w.events.list) > 0 && !w.events.list[0].at.After(w.now) {
-		heap.Pop(&w.events).(event).do()
+// play has the world go on until the end.
+func (w *world) play(end time.Time) {
+	for w.now.Before(end) {
+		w.pass(tick)
+		w.arrivals()
+		if w.now.Sub(start)%(100*time.Millisecond) == 0 {
+			w.sample()
+		}
 	}
 }
 
 func newWorld(sc scenario, seed uint64) *world {
-	w := &world{scenario: sc, rng: rand.New(rand.NewPCG(seed, 7)), now: start, load: map[string]int64{}}
+	w := &world{scenario: sc, clock: clock{now: start}, rng: rand.New(rand.NewPCG(seed, 7)), sessions: sc.sessions(), load: map[string]int64{}}
 	n := 5
 	if sc.backends < 15 {
 		n = 3
@@ -156,7 +106,13 @@ func newWorld(sc scenario, seed uint64) *world {
 		w.born(p)
 		w.after(time.Duration(w.rng.Float64()*float64(sc.staleness/2)), func() { w.report(p) })
 	}
-	if sc.backendDies {
+	w.mishaps()
+	return w
+}
+
+// mishaps are the deaths that the scenario has, and the returns from them.
+func (w *world) mishaps() {
+	if w.backendDies {
 		w.after(dies, func() {
 			w.rows[0].Healthy = false
 			w.closeAll(func(c *connection) bool { return c.id == w.rows[0].ID })
@@ -164,7 +120,7 @@ func newWorld(sc scenario, seed uint64) *world {
 		})
 		w.after(returns, func() { w.rows[0].Healthy, w.back = true, w.now; w.update() })
 	}
-	if sc.popDies {
+	if w.popDies {
 		dead := w.pops[0]
 		w.after(dies, func() { dead.dead = true; w.closeAll(func(c *connection) bool { return c.pop == dead }) })
 		w.after(dies+forgets, func() {
@@ -174,7 +130,6 @@ func newWorld(sc scenario, seed uint64) *world {
 		})
 		w.after(returns, func() { dead.dead = false; w.born(dead) })
 	}
-	return w
 }
 
 // born gives the POP a life, in which it knows nothing.
@@ -222,121 +177,27 @@ func (w *world) report(p *pop) {
 	w.after(w.staleness/2, func() { w.report(p) })
 }
 
-func (w *world) measuring() bool { return w.now.Sub(start) > w.warmUp }
-
-// arrivals are the connections of one tick.
-func (w *world) arrivals() {
-	mean := 3 * shortest
-	if w.short {
-		mean = meanShort
-	}
-	each := float64(w.offered()) / mean / float64(len(w.regions)) * tick.Seconds()
-	for i, r := range w.regions {
-		rate := each
-		if t := w.now.Sub(start); i == 0 && w.surge > 0 && t >= dies && t < surgeEnd {
-			rate *= 1 + (w.surge-1)*min(1, (t-dies).Seconds()/ramp.Seconds())
-		}
-		for n := poisson(w.rng, rate); n > 0; n-- {
-			w.arrive(r, w.duration())
-		}
-	}
-}
-
-func poisson(rng *rand.Rand, mean float64) (n int) {
-	for p, least := rng.Float64(), math.Exp(-mean); p > least; n++ {
-		p *= rng.Float64()
-	}
-	return n
-}
-
-func (w *world) arrive(r geo.Region, lasts time.Duration) {
-	p := w.reach(r)
-	q := route.Query{Place: geo.Place{Country: "XX", Region: r}, Client: w.client()}
-	if w.measuring() {
-		w.opened++
-	}
-	if !w.strict {
-		w.serve(p, q, p.router.Pick(q, nil, w.now, w.rng.Uint64()), lasts)
-		return
-	}
-	w.pick(p, &client{q: q, lasts: lasts, until: w.now.Add(patience)})
-}
-
 // serve opens the connection that was chosen.
 func (w *world) serve(p *pop, q route.Query, choice route.Choice, lasts time.Duration) {
-	count, r := w.measuring(), q.Place.Region
 	if choice.Backend == nil {
-		if count {
-			w.refused++
-			if w.room("") {
-				w.refusedWithRoom++
-			}
+		w.refused++
+		if w.room("") {
+			w.refusedWithRoom++
 		}
 		return
 	}
 	b := choice.Backend
-	if count && b.Region != r && w.room(r) {
+	if r := q.Place.Region; b.Region != r && w.room(r) {
 		w.outside++
 	}
 	p.router.Bind(q, choice, w.now)
 	w.load[b.ID]++
-	if count && b.HardLimit > 0 {
+	if b.HardLimit > 0 {
 		w.peak = max(w.peak, float64(w.load[b.ID]-b.HardLimit)/float64(b.HardLimit))
 	}
 	c := &connection{pop: p, life: p.life, slot: choice.Slot, id: b.ID, opened: w.now}
 	p.waiting[c] = true
 	w.after(lasts, func() { w.close(c) })
-}
-
-// reach is the POP that a client of the region reaches.
-func (w *world) reach(r geo.Region) *pop {
-	home := w.rng.Float64() < homely
-	for {
-		p := w.pops[w.rng.IntN(len(w.pops))]
-		if !p.dead && (!home || p.region == r) {
-			return p
-		}
-	}
-}
-
-func (w *world) client() netip.Addr {
-	n := w.rng.Uint32() | 1<<31
-	if w.sticky && w.rng.IntN(2) == 0 {
-		n = w.rng.Uint32N(2000)
-	}
-	return netip.AddrFrom4([4]byte{byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)})
-}
-
-func (w *world) duration() time.Duration {
-	if w.short {
-		return seconds(w.rng.ExpFloat64() * meanShort)
-	}
-	return seconds(shortest / math.Pow(1-w.rng.Float64(), 1/1.5))
-}
-
-// rest is how long a connection lasts that is met at any time: with as many of
-// them as are offered, the mesh is in its steady state from the start, which a
-// Pareto distribution of 1.5 would take hours to reach.
-func (w *world) rest() time.Duration {
-	if w.short {
-		return w.duration()
-	}
-	if u := w.rng.Float64(); u < 1.0/3 {
-		return seconds(3 * u * shortest)
-	}
-	u := 1 - w.rng.Float64()
-	return seconds(shortest / u / u)
-}
-
-func seconds(s float64) time.Duration { return time.Duration(min(s, 1e6) * 1e9) }
-
-// offered is how many connections there would be at once without limits.
-func (w *world) offered() int {
-	soft := 0.0
-	for _, b := range w.rows {
-		soft += float64(b.SoftLimit)
-	}
-	return int(w.scenario.load * soft)
 }
 
 func (w *world) close(c *connection) {
@@ -366,40 +227,4 @@ func (w *world) room(r geo.Region) bool {
 	return slices.ContainsFunc(w.rows, func(b mesh.Backend) bool {
 		return (r == "" || b.Region == r) && b.Healthy && w.load[b.ID] < b.HardLimit
 	})
-}
-
-func (w *world) sample() {
-	for _, r := range w.regions {
-		worst, load, capacity := 0.0, 0.0, 0.0
-		for i, b := range w.rows {
-			c := b.Capacity()
-			if i == 0 && !w.back.IsZero() {
-				c *= min(1, max(0.1, w.now.Sub(w.back).Seconds()/10)) // slow start
-			}
-			if b.Region != r || !b.Healthy {
-				continue
-			}
-			n := float64(w.load[b.ID])
-			worst, load, capacity = max(worst, n/c), load+n, capacity+c
-		}
-		if load > 0 {
-			w.samples = append(w.samples, worst/(load/capacity))
-		}
-		if r == w.regions[0] && !w.back.IsZero() {
-			w.returned = append(w.returned, float64(w.load[w.rows[0].ID])/w.rows[0].Capacity()/(load/capacity))
-		}
-	}
-}
-
-func (w *world) result() result {
-	slices.Sort(w.samples)
-	r := result{
-		imbalance: w.samples[len(w.samples)*99/100], peak: max(0, w.peak), outside: w.outside / w.opened,
-		refused: w.refused / w.opened, refusedWithRoom: w.refusedWithRoom / w.opened, delayed: w.delayed / w.opened,
-	}
-	if len(w.returned) > 0 {
-		slices.Sort(w.returned)
-		r.returned = w.returned[len(w.returned)*99/100]
-	}
-	return r
 }

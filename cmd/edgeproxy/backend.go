@@ -42,6 +42,8 @@ func newList(t *target) *cobra.Command {
          down       every POP that checks it says so
          ejected    connects of this POP to it failed; "backend enable" ends it
          unhealthy  switched off (healthy = 0)
+         expired    it registered itself, and its heartbeats have ended
+         failing    its agent says so
          deleted    switched off and waiting to be forgotten (deleted = 1)
   soft   comfortable number of connections, per weight
   hard   greatest number of connections; 0 is unlimited
@@ -71,7 +73,7 @@ Rows that make no sense are left out, and named on stderr.`,
 	}
 }
 
-var stateColours = map[string]colour{"up": green, "full": yellow, "draining": yellow, "down": red, "ejected": red, "unhealthy": red, "deleted": red}
+var stateColours = map[string]colour{"up": green, "full": yellow, "draining": yellow, "down": red, "ejected": red, "unhealthy": red, "expired": red, "failing": red, "deleted": red}
 
 // backends prints a table for people.
 func (c *cli) backends(list []api.Backend) error {

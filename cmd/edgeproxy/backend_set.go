@@ -17,7 +17,7 @@ import (
 type backendFlags struct {
 	fs                         *pflag.FlagSet
 	app, region, addr, country string
-	check                      string
+	check, proxy               string
 	weight, soft, hard         int64
 	disabled                   bool
 }
@@ -92,6 +92,7 @@ func (f *backendFlags) add(fs *pflag.FlagSet) {
 	fs.StringVar(&f.addr, "addr", "", "where it listens, `ip:port`")
 	fs.StringVar(&f.country, "country", "", "country it stands in, a two-letter `code`, for people only")
 	fs.StringVar(&f.check, "health-check", "", "how it is checked, a `check`; empty: as its service says")
+	fs.StringVar(&f.proxy, "proxy-protocol", "", "what it is sent before the client's bytes, a PROXY `version` off, v1 or v2; empty: as its service says")
 	fs.Int64Var(&f.weight, "weight", 1, "share of the load compared to others, a `number`")
 	fs.Int64Var(&f.soft, "soft", 100, "comfortable `number` of connections, per weight")
 	fs.Int64Var(&f.hard, "hard", 0, "greatest `number` of connections, 0 for no limit")
@@ -105,8 +106,8 @@ func (f *backendFlags) patch() api.Patch {
 	for name, take := range map[string]func(){
 		"app": func() { set.App = &f.app }, "region": func() { set.Region = &f.region },
 		"addr": func() { set.Addr = &f.addr }, "country": func() { set.Country = &f.country },
-		"health-check": func() { set.HealthCheck = &f.check },
-		"weight":       func() { set.Weight = &f.weight }, "soft": func() { set.SoftLimit = &f.soft },
+		"health-check": func() { set.HealthCheck = &f.check }, "proxy-protocol": func() { set.ProxyProtocol = &f.proxy },
+		"weight": func() { set.Weight = &f.weight }, "soft": func() { set.SoftLimit = &f.soft },
 		"hard": func() { set.HardLimit = &f.hard }, "disabled": func() { set.Healthy = &healthy },
 	} {
 		if f.fs.Changed(name) {

@@ -53,7 +53,7 @@ func create(path string, write func(io.Writer) error) error {
 	}
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
-		return err
+		return writing(path, err)
 	}
 	defer os.Remove(f.Name()) // gone already where all went well
 	err = write(f)
@@ -64,6 +64,17 @@ func create(path string, write func(io.Writer) error) error {
 		return err
 	}
 	return os.Rename(f.Name(), path)
+}
+
+// writing says an error of the file beside it with the name that was given.
+func writing(path string, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("write %s: there is no directory %s", path, filepath.Dir(path))
+	}
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
+		err = pe.Err
+	}
+	return fmt.Errorf("write %s: %w", path, err)
 }
 
 func newRestore(c *cli) *cobra.Command {

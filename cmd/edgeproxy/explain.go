@@ -29,12 +29,14 @@ backends it looked at, best first. Nothing is reserved and nothing changes.
                by 20,000 km) + load / weight; the lowest wins, among equal ones
                chance decides
   excluded     why a backend takes no new connections: unhealthy (healthy = 0),
-               down (checks say so), ejected (connects failed), deleted, draining
-               or full (at its hard limit)
+               down (checks say so), ejected (connects failed), expired (its
+               heartbeats have ended), failing (its agent says so), deleted,
+               draining, full (at its hard limit) or loop (it is a POP, and so is
+               the client)
   why          which POPs say so, since when
 
 Without a running POP (--db) there are no connections and no bound clients, and
-the POP's region is EDGEPROXY_REGION.` + targetHelp,
+the POP's region is EDGEPROXY_REGION, its app EDGEPROXY_APP.` + targetHelp,
 		Example: `  edgeproxy explain 200.160.2.3
   edgeproxy explain 2001:db8::1 --app myapp --json
   EDGEPROXY_REGION=us edgeproxy explain 200.160.2.3 --db routing.db`,
@@ -58,7 +60,7 @@ the POP's region is EDGEPROXY_REGION.` + targetHelp,
 		},
 	}
 	t.addFlags(cmd.Flags())
-	cmd.Flags().StringVar(&app, "app", "", "only backends of this app, `name` (default every backend)")
+	cmd.Flags().StringVar(&app, "app", "", "only backends of this app, `name` (default the POP's EDGEPROXY_APP, else every backend)")
 	return cmd
 }
 
@@ -87,7 +89,8 @@ func (c *cli) explanation(e route.Explanation) error {
 }
 
 var exclusionColours = map[route.Exclusion]colour{
-	route.Unhealthy: red, route.Down: red, route.Ejected: red, route.Deleted: red, route.Draining: yellow, route.Full: yellow,
+	route.Unhealthy: red, route.Down: red, route.Ejected: red, route.Expired: red, route.Failing: red, route.Deleted: red,
+	route.Draining: yellow, route.Full: yellow,
 }
 
 // sentence is the decision in words.

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -51,8 +50,9 @@ func (t *target) listKeys() *cobra.Command {
 	return &cobra.Command{
 		Use:   "list",
 		Short: "List the keys that the mesh accepts",
-		Long: `Lists the keys by their public names; the secrets are not shown. MEMBERS are the
-live members that say they accept the key.`,
+		Long: `Lists the keys by their public names; the secrets are not shown. One
+that came with the settings has a - for the time when it was ADDED. MEMBERS are
+the live members that say they accept the key.`,
 		Example:           `  edgeproxy keys list --json`,
 		Args:              takes(),
 		ValidArgsFunction: cobra.NoFileCompletions,
@@ -71,7 +71,11 @@ live members that say they accept the key.`,
 					if k.Primary {
 						state = cell{text: "in use", paint: green}
 					}
-					rows = append(rows, []cell{{text: k.ID}, state, {text: k.Added.UTC().Format(time.RFC3339)}, {text: strings.Join(k.Members, ",")}})
+					var added cell
+					if !k.Added.IsZero() {
+						added.text = k.Added.UTC().Format(time.RFC3339)
+					}
+					rows = append(rows, []cell{{text: k.ID}, state, added, {text: strings.Join(k.Members, ",")}})
 				}
 				return t.cli.table([]column{{name: "id"}, {name: "state"}, {name: "added"}, {name: "members"}}, rows)
 			})
@@ -121,14 +125,10 @@ func (t *target) keyCommand(use, short, done string, force *bool, long string, d
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return t.ask(cmd, func(ctx context.Context, pop *api.Client) error {
-				err := do(pop, ctx, args[0], *force)
-				if errors.Is(err, api.ErrNotFound) {
-					return fmt.Errorf("%w; \"edgeproxy keys list\" shows what there is", err)
-				}
-				if err != nil {
+				if err := do(pop, ctx, args[0], *force); err != nil {
 					return err
 				}
-				return t.cli.print(printable(args[0]+" "+done) + "\n")
+				return t.done(args[0], done)
 			})
 		},
 	}

@@ -32,6 +32,7 @@ func main() {
 type cli struct {
 	stdout, stderr io.Writer
 	environ        []string
+	unknown        error // words that are no command, of which help was asked for
 }
 
 // run is the whole program but for the process around it.
@@ -43,6 +44,9 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer, environ []str
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	err := root.ExecuteContext(context.Background())
+	if err == nil {
+		err = c.unknown
+	}
 	if err != nil && !errors.Is(err, errFindings) {
 		for line := range strings.Lines(err.Error()) {
 			c.complain(strings.TrimRight(line, "\n"))

@@ -235,6 +235,7 @@ func TestExitCodes(t *testing.T) {
 		{"serv", 2},
 		{"--regoin us", 2},
 		{"--region 1,2", 2},
+		{"serve --health-check bogus", 2},
 	} {
 		var stdout, stderr bytes.Buffer
 		got := run(strings.Fields(tc.args), nil, &stdout, &stderr, nil)

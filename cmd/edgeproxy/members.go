@@ -54,7 +54,7 @@ not forgotten; stop it first, or use "edgeproxy leave" on it.`,
 				if err := pop.Forget(ctx, args[0]); err != nil {
 					return err
 				}
-				return c.print(printable(args[0]+" forgotten") + "\n")
+				return t.done(args[0], "forgotten")
 			})
 		},
 	})

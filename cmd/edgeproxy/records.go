@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/edgeproxy/edgeproxy/api"
@@ -12,9 +11,10 @@ import (
 func newRecords(c *cli) *cobra.Command {
 	t := &target{cli: c}
 	cmd := group(&cobra.Command{
-		Use:     "records",
-		GroupID: groupMesh,
-		Short:   "Look after the records that POPs exchange",
+		Use:        "records",
+		GroupID:    groupMesh,
+		SuggestFor: []string{"quarantine"},
+		Short:      "Look after the records that POPs exchange",
 		Long: `The rows of the routing database travel between POPs as records, each with the
 time of its writes. "edgeproxy status" counts them.` + runningHelp,
 		Example: `  edgeproxy records quarantine list`,
@@ -79,8 +79,7 @@ func (t *target) quarantined(use, short, done, long string, do func(*api.Client,
 				if err := do(pop, ctx, args[0]); err != nil {
 					return err
 				}
-				_, err := fmt.Fprintln(t.cli.stdout, printable(args[0]+" "+done))
-				return err
+				return t.done(args[0], done)
 			})
 		},
 	}

@@ -45,12 +45,13 @@ Without a command it serves: "edgeproxy --region us" is "edgeproxy serve
 	root.AddGroup(&cobra.Group{ID: groupPOP, Title: "Run a POP:"}, &cobra.Group{ID: groupAsk, Title: "Ask and change one:"},
 		&cobra.Group{ID: groupMesh, Title: "The mesh:"})
 	root.AddCommand(
-		newServe(c), newLab(c), newCheck(c), newHealthcheck(c), newKeygen(c),
-		newBackend(c), newService(c), newExplain(c), newStatus(c), newTop(c),
+		newServe(c), newAgent(c), newLab(c), newCheck(c), newHealthcheck(c), newKeygen(c),
+		newBackend(c), newService(c), newExplain(c), newDNS(c), newStatus(c), newTop(c), newWatch(c), newQuery(c), newQueryWorker(c),
 		newMembers(c), newLeave(c), newUpgrade(c), newKeys(c), newWG(c), newRecords(c), newBackup(c), newRestore(c),
 		newVersion(c),
 	)
 	root.SetHelpCommand(newHelp())
+	root.SetHelpFunc(helpOf(c, root.HelpFunc()))
 	addCompletion(root)
 	return root
 }
@@ -116,6 +117,19 @@ func flagError(cmd *cobra.Command, err error) error {
 		return usagef("--%s: %q is not %s", bad.GetFlag().Name, bad.GetValue(), kind)
 	}
 	return usageError{config.FlagError(cmd.Flags(), err)}
+}
+
+// helpOf keeps cobra, which checks no arguments beside --help, from showing the
+// help of something else where a word is no command.
+func helpOf(c *cli, show func(*cobra.Command, []string)) func(*cobra.Command, []string) {
+	return func(cmd *cobra.Command, args []string) {
+		if cmd.HasSubCommands() {
+			if c.unknown = noCommand(cmd, cmd.Flags().Args()); c.unknown != nil {
+				return
+			}
+		}
+		show(cmd, args)
+	}
 }
 
 // newHelp replaces cobra's, which shows the help of something else where a

@@ -35,10 +35,11 @@ free one, one that was asked for does not. The addresses in use stand in
 routing.db.pop beside the database, where the other commands find them.
 
 SIGTERM or SIGINT drains: no new connections, open ones may finish for
---drain-secs. A second one ends at once. SIGHUP reads the settings again and
-opens the country file anew; the log names settings that need a restart. SIGUSR2
-is "edgeproxy upgrade". Listening sockets of systemd are taken where they are
-called listen and api (FileDescriptorName=).`,
+--drain-secs. A second signal, a moment after the first, ends at once.
+SIGHUP reads the settings again and opens the country file anew; the log names
+settings that need a restart. SIGUSR2 is "edgeproxy upgrade". Listening sockets
+of systemd are taken where they are called listen and api, dns and dnsudp
+(FileDescriptorName=).`,
 		Example: `  edgeproxy serve --region us --listen 127.0.0.1:8080
   EDGEPROXY_REGION=us EDGEPROXY_DB_PATH=us.db edgeproxy
   edgeproxy serve --config /etc/edgeproxy/edgeproxy.yaml --log-format json`,
@@ -62,7 +63,7 @@ func serve(c *cli, cmd *cobra.Command) error {
 	setLevel(cfg.LogLevel)
 	warn(log, warnings)
 
-	opts := node.Options{Version: version(), Successor: successor()}
+	opts := node.Options{Version: version(), Successor: successor(), Query: queryCommand}
 	if opts.Estate, err = handover.Inherit(); err != nil {
 		return err
 	}
@@ -166,10 +167,11 @@ type signals struct {
 
 // handle returns when ended is closed, and says whether a signal asked for the end.
 //
-//	running --TERM, INT--> draining --TERM, INT--> aborted
+//	running --TERM, INT--> draining --TERM, INT, sameWord later or more--> aborted
 //	   any  --HUP--------> the same, with the settings read again
 //	running --USR2-------> retired, once a new process serves; there TERM, INT begin the usual drain
 func (s signals) handle() (draining bool) {
+	var began time.Time
 	for {
 		select {
 		case <-s.ended:
@@ -185,10 +187,11 @@ func (s signals) handle() (draining bool) {
 						s.log.Error().Err(err).Msg("not upgraded")
 					}
 				}()
+			case draining && time.Since(began) < sameWord:
 			case draining:
 				s.node.Abort()
 			default:
-				draining = true
+				draining, began = true, time.Now()
 				s.node.Retire()
 				s.drain()
 			}

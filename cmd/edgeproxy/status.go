@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -20,8 +21,8 @@ func newStatus(c *cli) *cobra.Command {
 addresses in use, open connections, clients bound to a backend, backends and
 how many of them take new connections, and the country database; of the mesh the
 members, the records (two POPs that hold the same print the same digest) and the
-streams to the other POPs. Rows of the database that make no sense stand at the
-end. Exit code 0 also when the POP is
+streams to the other POPs; addresses at which a POP of the mesh cannot listen for
+a service. Rows of the database that make no sense stand at the end. Exit code 0 also when the POP is
 not ready; "edgeproxy healthcheck" is for that.` + targetHelp,
 		Example: `  edgeproxy status
   edgeproxy status --json --api 10.50.0.1:8180 --token @token`,
@@ -48,7 +49,7 @@ func statusLines(st api.Status, now time.Time) [][2]string {
 	lines := [][2]string{
 		{"node", st.Node},
 		{"region", st.Region},
-		{"backends", fmt.Sprintf("%d, %d up", st.Backends.Total, st.Backends.Up)},
+		{"backends", backendCounts(st.Backends)},
 		{"countries", fmt.Sprintf("%s, built %s", st.Geo.Source, st.Geo.Built.UTC().Format(time.DateOnly))},
 		{"database", st.DB},
 	}
@@ -63,15 +64,41 @@ func statusLines(st api.Status, now time.Time) [][2]string {
 			[2]string{"bindings", fmt.Sprint(st.Bindings)},
 			[2]string{"listen", st.Listen},
 			[2]string{"api", st.API},
+			[2]string{"dns", cmp.Or(st.DNS, "off")},
 			[2]string{"version", st.Version},
 			[2]string{"started", fmt.Sprintf("%s, %s ago", st.Started.UTC().Format(time.RFC3339), now.Sub(st.Started).Truncate(time.Second))},
 		)
 	}
 	lines = append(lines, meshLines(st)...)
+	for _, c := range st.Certs {
+		text := fmt.Sprintf("%s: %s, until %s", c.File, strings.Join(c.Names, " "), c.NotAfter.UTC().Format(time.DateOnly))
+		if c.Problem != "" {
+			text = c.File + ": " + c.Problem
+		}
+		lines = append(lines, [2]string{"certificate", text})
+	}
+	for _, f := range st.Faults {
+		lines = append(lines, [2]string{"fault", f.String()})
+	}
 	for _, p := range st.Problems {
 		lines = append(lines, [2]string{"left out", p.String()})
 	}
 	return lines
+}
+
+// backendCounts is how many backends there are, and of which kinds, where there are any.
+func backendCounts(c api.BackendCounts) string {
+	text := fmt.Sprintf("%d, %d up", c.Total, c.Up)
+	if c.Registered > 0 {
+		text += fmt.Sprintf(", %d registered themselves", c.Registered)
+	}
+	if c.Expired > 0 {
+		text += fmt.Sprintf(", %d expired", c.Expired)
+	}
+	if c.Failing > 0 {
+		text += fmt.Sprintf(", %d failing", c.Failing)
+	}
+	return text
 }
 
 // meshLines are the lines about the other POPs.

@@ -133,6 +133,15 @@ func (t *target) find(cmd *cobra.Command) (*running, error) {
 	return r, nil
 }
 
+// done says what became of one thing; for programs, which know what they asked
+// for, it names it in a list, as commands do that take several.
+func (t *target) done(name, what string) error {
+	if t.json {
+		return t.cli.json([]string{name})
+	}
+	return t.cli.print(printable(name+" "+what) + "\n")
+}
+
 // config reads the few settings that matter here. Others in the environment
 // may be for another program or wrong, and stop nobody from asking.
 func (t *target) config(cmd *cobra.Command) (*config.Config, error) {

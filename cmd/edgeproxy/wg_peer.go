@@ -152,7 +152,7 @@ of it, and answers it no more.`,
 				if err != nil {
 					return err
 				}
-				return t.cli.print(printable(args[0]+" revoked") + "\n")
+				return t.done(args[0], "revoked")
 			})
 		},
 	}

@@ -55,7 +55,7 @@ func (b *batch) admit(rec crdt.Record, declared bool) error {
 // ownRow refuses what somebody says of another POP in a table in which each
 // speaks for itself. A delete is everybody's.
 func ownRow(rec crdt.Record) error {
-	if rec.Table != WGPops.Name {
+	if !ownRows(rec.Table) {
 		return nil
 	}
 	for _, c := range rec.Cells {

@@ -98,6 +98,35 @@ func (s *Store) attachLocked(ctx context.Context, p *replica) error {
 	return nil
 }
 
+// reinstallLocked sees to the triggers where somebody has changed the schema
+// while the replica ran: the rows of a table that was made anew are to be back
+// before anybody reads it.
+func (s *Store) reinstallLocked(ctx context.Context, p *replica) error {
+	var now int64
+	if _, err := s.writer.one(ctx, []any{&now}, "PRAGMA schema_version"); err != nil || now == p.schema {
+		return s.explain("read", err)
+	}
+	begun := &Begun{Origin: p.self, Why: "the schema was changed"}
+	switch intact, err := s.intactLocked(ctx, p, begun); {
+	case err != nil:
+		return err
+	case intact:
+		p.schema = now
+	default:
+		p.begun = begun
+	}
+	return nil
+}
+
+// intactLocked says whether the triggers are as they should be. Where they are
+// not it puts them back, and says in begun what followed.
+func (s *Store) intactLocked(ctx context.Context, p *replica, begun *Begun) (intact bool, err error) {
+	if intact, err = p.intact(ctx, s.writer); intact || err != nil {
+		return intact, s.explain("read", err)
+	}
+	return false, s.commitLocked(ctx, true, func(b *batch) error { return b.install(begun, true, false) })
+}
+
 // found puts our tables into the file, with what was carried over from the one
 // before, and the row that says whose it is.
 func (b *batch) found(k control) error {
@@ -176,8 +205,12 @@ func (b *batch) install(begun *Begun, written, first bool) error {
 			// the file that was put in the place of the old one is all there is.
 			err = b.reconcile(t, before, !b.alone(), begun)
 		case !intact:
-			// Of a table that is new here the mesh has had rows before.
-			err = b.reconcile(t, before, !known, begun)
+			// Of a table that is new here the mesh has had rows before; and who
+			// drops one, and makes it anew, has not deleted its rows on every POP.
+			var dropped bool
+			if dropped, err = t.empty(b.ctx, b.c); err == nil {
+				err = b.reconcile(t, before, !known || dropped && len(have) == 0, begun)
+			}
 		}
 		if err != nil {
 			return err

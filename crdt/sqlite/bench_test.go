@@ -243,3 +243,17 @@ func BenchmarkPlain(b *testing.B) {
 	}
 	b.ReportMetric(float64(n)/(cpu()-begin), "rows/cpu-s")
 }
+
+// BenchmarkPoll of a file that did not change: the node does it up to a hundred times a second.
+func BenchmarkPoll(b *testing.B) {
+	s, err := Open(b.Context(), filepath.Join(b.TempDir(), "routing.db"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close()
+	for b.Loop() {
+		if changed, err := s.Poll(b.Context()); changed || err != nil {
+			b.Fatal(changed, err)
+		}
+	}
+}

@@ -171,6 +171,11 @@ func (t *tracked) installed(ctx context.Context, c *conn) (map[string]string, er
 	return have, rows.Err()
 }
 
+func (t *tracked) empty(ctx context.Context, c *conn) (empty bool, err error) {
+	_, err = c.one(ctx, []any{&empty}, "SELECT NOT EXISTS (SELECT 1 FROM "+quoted(t.Name)+")")
+	return empty, err
+}
+
 // columnsBefore are those that the triggers in the file were made for.
 func (t *tracked) columnsBefore(ctx context.Context, c *conn) (columns []string, known bool, err error) {
 	var text string

@@ -36,7 +36,7 @@ func TestCapture(t *testing.T) {
 		{"an id for none", "INSERT INTO backends (id, port) VALUES (NULL, 1); UPDATE backends SET id = 'd' WHERE id IS NULL", "d " + everyColumn},
 		{"no id any more", "UPDATE backends SET id = NULL WHERE id = 'a'", "a †"},
 		{"rollback", "BEGIN; DELETE FROM backends; ROLLBACK", ""},
-		{"the other table", "INSERT INTO backend_options VALUES ('a', 'BR', 0, NULL); UPDATE backend_options SET draining = 1", "a country draining health_check"},
+		{"the other table", "INSERT INTO backend_options (id, country, draining) VALUES ('a', 'BR', 0); UPDATE backend_options SET draining = 1", "a country draining health_check proxy_protocol"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p := newPop(t, newPath(t), "sa")

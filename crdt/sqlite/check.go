@@ -34,12 +34,9 @@ func (s *Store) Check(ctx context.Context) (f Findings, err error) {
 			return err
 		}
 		begun, seq := Begun{}, p.seq()
-		intact, err := p.intact(ctx, s.writer)
-		if err == nil && !intact {
-			err = s.commitLocked(ctx, true, func(b *batch) error { return b.install(&begun, true, false) })
-		}
+		_, err := s.intactLocked(ctx, p, &begun)
 		if err != nil {
-			return s.explain("check", err)
+			return err
 		}
 		if err := s.sealAllLocked(ctx); err != nil {
 			return err

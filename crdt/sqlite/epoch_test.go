@@ -185,7 +185,7 @@ func TestReplacedByHand(t *testing.T) {
 	for _, inPlace := range []bool{false, true} {
 		t.Run(fmt.Sprint("in place ", inPlace), func(t *testing.T) {
 			p, q := newPop(t, newPath(t), "sa"), newPop(t, newPath(t), "us")
-			raw(t, p.path, seedRows, "INSERT INTO backend_options VALUES ('x', 'BR', 0, NULL)")
+			raw(t, p.path, seedRows, "INSERT INTO backend_options (id, country, draining) VALUES ('x', 'BR', 0)")
 			p.fold()
 			raw(t, q.path, "INSERT INTO pop_keys VALUES ('us', 'key')")
 			q.fold()

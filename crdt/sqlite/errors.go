@@ -25,8 +25,10 @@ const (
 	codeError      = 1
 	codeBusy       = 5
 	codeLocked     = 6
+	codeNoMem      = 7
 	codeReadOnly   = 8
 	codeInterrupt  = 9
+	codeIO         = 10
 	codeCorrupt    = 11
 	codeFull       = 13
 	codeCantOpen   = 14

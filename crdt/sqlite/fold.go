@@ -15,6 +15,9 @@ import (
 // Before any other POP was heard the delta is marked as Alone.
 func (s *Store) Fold(ctx context.Context) (d crdt.Delta, err error) {
 	err = s.replicating(ctx, func(p *replica) error {
+		if err := s.reinstallLocked(ctx, p); err != nil {
+			return err
+		}
 		alone := p.lonely() && !p.Heard() // asked first: else there is nothing to correct below
 		if err := s.correctLocked(); err != nil {
 			return err

@@ -21,7 +21,7 @@ func newer(open func()) {
 	defer func() { tables, schema = tablesNow, schemaNow }()
 	tables = append(slices.Clone(tables), tomorrow)
 	tables[1].Columns = append(slices.Clone(tables[1].Columns), "colour")
-	tables[1].added = append(slices.Clone(tables[1].added), "colour")
+	tables[1].added = append(slices.Clone(tables[1].added), addedColumn{"colour", "TEXT"})
 	schema += "CREATE TABLE IF NOT EXISTS tomorrow (id TEXT PRIMARY KEY, what TEXT, much INTEGER);"
 	open()
 }

@@ -277,6 +277,7 @@ func noticed(t *testing.T, s *Store) {
 	t.Helper()
 	changed, err := s.Poll(t.Context())
 	if !changed || err != nil {
+		<-time.After(alikeFor)
 		changed, err = s.Poll(t.Context())
 	}
 	if !changed || err != nil {
@@ -292,6 +293,7 @@ func refused(t *testing.T, s *Store, kind error) {
 		if _, err = s.Poll(t.Context()); err != nil {
 			break
 		}
+		<-time.After(alikeFor)
 	}
 	if !errors.Is(err, kind) {
 		t.Fatalf("poll: %v, want %v", err, kind)

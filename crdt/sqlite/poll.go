@@ -9,6 +9,10 @@ import (
 	"time"
 )
 
+// alikeFor is how long a file that was written over has to look the same to be
+// whole: longer than the tick by which the kernel dates a write.
+const alikeFor = 10 * time.Millisecond
+
 // The log is folded into the file once the last change is foldAfter old, or
 // the first one foldWithin, so that changes that never cease do not let it grow.
 const (
@@ -19,7 +23,7 @@ const (
 // Poll says whether the tables may have changed since the last Poll or Open,
 // by whomever. It costs microseconds when they have not. A file that was
 // replaced or written over is opened anew; one that is being written over is
-// left alone until two Polls see it alike; one that is gone is ErrVanished,
+// left alone until two Polls, alikeFor apart, see it alike; one that is gone is ErrVanished,
 // and is picked up when it is back. After an error the next Poll tries again.
 func (s *Store) Poll(ctx context.Context) (changed bool, err error) {
 	s.mu.Lock()
@@ -31,9 +35,13 @@ func (s *Store) Poll(ctx context.Context) (changed bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if now != s.opened && now.sameFile(s.opened) && now != s.glimpsed {
-		s.glimpsed = now
-		return false, s.broken
+	if now != s.opened && now.sameFile(s.opened) {
+		if now != s.glimpsed {
+			s.glimpsed, s.glimpsedAt = now, time.Now()
+		}
+		if time.Since(s.glimpsedAt) < alikeFor {
+			return false, s.broken
+		}
 	}
 	if s.reader == nil || s.stale || now != s.opened {
 		err := s.reopenLocked(ctx, now)

@@ -108,6 +108,7 @@ func beReadOnly(dir string) int {
 				if changed {
 					break
 				}
+				<-time.After(alikeFor)
 			}
 			want(changed && err == nil, "%s: poll after the owner's change: %v, %v", name, changed, err)
 			img, err = s.Read(ctx)

@@ -23,6 +23,7 @@ type replica struct {
 	started  bool   // it was before
 	doubt    bool   // what follows may not be what is in the file
 	begun    *Begun // what the caller has not been told
+	schema   int64  // version of the file's schema when the triggers were last seen to be in place
 	outrun   bool   // a peer has writes of ours that the file lacks
 	met      bool   // another POP was heard since Replicate
 	ahead    bool   // what we wrote alone is to be stamped anew
@@ -143,6 +144,7 @@ func (s *Store) whileOpen(ctx context.Context, fn func(p *replica) error) (open 
 	if p == nil {
 		return true, errNotReplica
 	}
+	defer s.tellLocked(p)
 	for try := 0; ; try++ {
 		if !p.attached {
 			if err := s.attachLocked(ctx, p); err != nil {

@@ -20,9 +20,17 @@ var schema string
 type Table struct {
 	Name    string
 	Columns []string
-	// added are those of Columns that a file of an earlier edgeproxy lacks; they
-	// may be NULL, and an earlier edgeproxy opens a file that has them.
-	added []string
+	// added are those of Columns that a file of an earlier edgeproxy lacks, each
+	// with its type; they may be NULL, and an earlier edgeproxy opens a file that
+	// has them.
+	added []addedColumn
+}
+
+type addedColumn struct{ name, kind string }
+
+// adds says whether a file may lack the column.
+func (t Table) adds(name string) bool {
+	return slices.ContainsFunc(t.added, func(a addedColumn) bool { return a.name == name })
 }
 
 // query selects the columns. The + keeps the drivers from making something else
@@ -35,19 +43,30 @@ func (t Table) query() string {
 var (
 	Backends = Table{Name: "backends", Columns: []string{
 		"id", "app", "region", "wg_ip", "port", "healthy", "weight", "soft_limit", "hard_limit", "deleted"}}
-	BackendOptions = Table{Name: "backend_options", Columns: []string{"id", "country", "draining", "health_check"}, added: []string{"health_check"}}
-	Services       = Table{Name: "services", Columns: []string{"app", "health_check", "panic_threshold", "soft_limit", "hard_limit"}}
-	PopKeys        = Table{Name: "pop_keys", Columns: []string{"node", "public_key"}}
-	WGPops         = Table{Name: "wg_pops", Columns: []string{"node", "region", "public_key", "next_key", "address", "address6", "endpoint", "topology", "claimed_ms"}}
-	WGPeers        = Table{Name: "wg_peers", Columns: []string{"name", "region", "public_key", "address", "address6", "endpoint", "via", "routes", "claimed_ms"}}
+	BackendOptions = Table{Name: "backend_options", Columns: []string{"id", "country", "draining", "health_check", "proxy_protocol"},
+		added: []addedColumn{{"health_check", "TEXT"}, {"proxy_protocol", "TEXT"}}}
+	Services = Table{Name: "services", Columns: []string{"app", "health_check", "panic_threshold", "soft_limit", "hard_limit",
+		"listen", "mode", "sni", "alpn", "affinity_ttl", "proxy_protocol", "connect_timeout_ms", "idle_timeout_secs", "max_connections"},
+		added: []addedColumn{{"listen", "TEXT"}, {"mode", "TEXT"}, {"sni", "TEXT"}, {"alpn", "TEXT"}, {"affinity_ttl", "INTEGER"}, {"proxy_protocol", "TEXT"},
+			{"connect_timeout_ms", "INTEGER"}, {"idle_timeout_secs", "INTEGER"}, {"max_connections", "INTEGER"}}}
+	Registrations = Table{Name: "registrations", Columns: []string{"id", "pop", "heartbeat_ms", "registered_ms", "ttl_secs", "failing"}}
+	PopStatus     = Table{Name: "pop_status", Columns: []string{"node", "faults"}}
+	PopKeys       = Table{Name: "pop_keys", Columns: []string{"node", "public_key"}}
+	WGPops        = Table{Name: "wg_pops", Columns: []string{"node", "region", "public_key", "next_key", "address", "address6", "endpoint", "topology", "claimed_ms"}}
+	WGPeers       = Table{Name: "wg_peers", Columns: []string{"name", "region", "public_key", "address", "address6", "endpoint", "via", "routes", "claimed_ms"}}
 )
 
 // tables is in the order in which they are checked.
-var tables = []Table{Backends, BackendOptions, Services, PopKeys, WGPops, WGPeers}
+var tables = []Table{Backends, BackendOptions, Services, Registrations, PopStatus, PopKeys, WGPops, WGPeers}
 
 // ofPOPs says whether a table is the POPs' own bookkeeping, which is replicated
 // as the operator's rows are, and is none of them.
-func ofPOPs(table string) bool { return table == PopKeys.Name || table == WGPops.Name }
+func ofPOPs(table string) bool {
+	return table == PopKeys.Name || table == Registrations.Name || ownRows(table)
+}
+
+// ownRows says whether in a table each POP writes its own row, and no other's.
+func ownRows(table string) bool { return table == WGPops.Name || table == PopStatus.Name }
 
 // check finds out, reading only, whether the file can be ours, and whether
 // everything of ours is in it.
@@ -61,7 +80,7 @@ func (s *Store) check(ctx context.Context, c *conn, create bool) (complete bool,
 		return false, err
 	}
 	if !create && slices.Contains(missing, Backends.Name) {
-		return false, fmt.Errorf("open %s: %w: it has no table backends; make it as in sql/create_routing_db.sql, or restart edgeproxy to begin with an empty one",
+		return false, fmt.Errorf("open %s: %w: it has no table backends; restart edgeproxy, or make it as in sql/create_routing_db.sql; rows that were in it come back",
 			s.path, ErrShape)
 	}
 	return found == version && len(missing) == 0, nil
@@ -127,8 +146,8 @@ func addColumns(ctx context.Context, c *conn) error {
 			return err
 		}
 		for _, col := range t.added {
-			if !has(have, col) {
-				if _, err := c.ExecContext(ctx, "ALTER TABLE "+t.Name+" ADD COLUMN "+col+" TEXT"); err != nil {
+			if !has(have, col.name) {
+				if _, err := c.ExecContext(ctx, "ALTER TABLE "+t.Name+" ADD COLUMN "+col.name+" "+col.kind); err != nil {
 					return err
 				}
 			}
@@ -153,7 +172,7 @@ func (s *Store) checkShape(ctx context.Context, c *conn) (missing []string, err 
 		for _, col := range t.Columns {
 			switch {
 			case has(have, col):
-			case slices.Contains(t.added, col):
+			case t.adds(col):
 				missing = append(missing, t.Name+"."+col)
 			default:
 				lacks = append(lacks, col)

@@ -195,7 +195,7 @@ func unfit(rec crdt.Record) string {
 			plain = false
 		}
 	}
-	if plain && rec.Table != WGPops.Name {
+	if plain && !ownRows(rec.Table) {
 		return ""
 	}
 	if len(rec.Cells) > maxColumns {

@@ -17,13 +17,33 @@ type Digest struct {
 	Quarantined int // rows that wait in the quarantine
 }
 
-// Digest costs nothing to ask for: it is kept as rows change.
+// Digest costs nothing to ask for: it is kept as rows change. It waits for nobody
+// who writes, or cannot.
 func (s *Store) Digest(ctx context.Context) (d Digest, err error) {
+	if known := s.digest.Load(); known != nil {
+		return *known, nil
+	}
 	err = s.replicating(ctx, func(p *replica) error {
-		d = Digest{Sum: p.sum, Rows: p.rows, Tombstones: p.dead, Quarantined: p.held}
+		d = p.digest()
 		return nil
 	})
 	return d, err
+}
+
+func (p *replica) digest() Digest {
+	return Digest{Sum: p.sum, Rows: p.rows, Tombstones: p.dead, Quarantined: p.held}
+}
+
+// tellLocked is for Digest, after anything that may have changed it. What is to be
+// read anew is not told.
+func (s *Store) tellLocked(p *replica) {
+	if !p.attached {
+		s.digest.Store(nil)
+		return
+	}
+	if now, known := p.digest(), s.digest.Load(); known == nil || *known != now {
+		s.digest.Store(&now)
+	}
 }
 
 // scanRows is how many records are read before others get their turn.

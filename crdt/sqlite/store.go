@@ -55,23 +55,25 @@ type Store struct {
 	path string
 	busy time.Duration
 
-	mu       sync.Mutex // the reader, and everything down to writeMu
-	closed   bool
-	readOnly bool
-	stale    bool     // open the file anew, whatever it looks like
-	reader   *conn    // nil after a failed reopen, until the next Poll
-	broken   error    // why reader is nil
-	opened   identity // of the file that is open, or was last tried
-	glimpsed identity // of a file that is being written over, at the last Poll
-	log      string   // where the file's write-ahead log lies
-	wal      identity // of that log
-	seen     int64    // data_version of what the last Poll told
-	foldAt   time.Time
-	foldBy   time.Time
-	shown    shown  // the telemetry that writer's file holds
-	lostLog  string // what of the log could not be read when the store was opened
+	mu         sync.Mutex // the reader, and everything down to writeMu
+	closed     bool
+	readOnly   bool
+	stale      bool      // open the file anew, whatever it looks like
+	reader     *conn     // nil after a failed reopen, until the next Poll
+	broken     error     // why reader is nil
+	opened     identity  // of the file that is open, or was last tried
+	glimpsed   identity  // of a file that is being written over, at the last Poll
+	glimpsedAt time.Time // when it was first seen so
+	log        string    // where the file's write-ahead log lies
+	wal        identity  // of that log
+	seen       int64     // data_version of what the last Poll told
+	foldAt     time.Time
+	foldBy     time.Time
+	shown      shown  // the telemetry that writer's file holds
+	lostLog    string // what of the log could not be read when the store was opened
 
 	listed atomic.Pointer[[]string] // for Tables
+	digest atomic.Pointer[Digest]   // as last told; nil: not yet
 
 	writeMu sync.Mutex // taken after mu where both are
 	writer  *conn      // nil where reader is
@@ -268,6 +270,8 @@ type Image struct {
 	Backends       [][]any
 	BackendOptions [][]any
 	Services       [][]any
+	Registrations  [][]any
+	PopStatus      [][]any
 	PopKeys        [][]any
 	WGPops         [][]any
 	WGPeers        [][]any
@@ -300,7 +304,8 @@ func (s *Store) readLocked(ctx context.Context) (_ *Image, err error) {
 	for _, read := range []struct {
 		table Table
 		rows  *[][]any
-	}{{Backends, &img.Backends}, {BackendOptions, &img.BackendOptions}, {Services, &img.Services}, {PopKeys, &img.PopKeys}, {WGPops, &img.WGPops}, {WGPeers, &img.WGPeers}} {
+	}{{Backends, &img.Backends}, {BackendOptions, &img.BackendOptions}, {Services, &img.Services}, {Registrations, &img.Registrations}, {PopStatus, &img.PopStatus},
+		{PopKeys, &img.PopKeys}, {WGPops, &img.WGPops}, {WGPeers, &img.WGPeers}} {
 		if *read.rows, err = s.rowsLocked(ctx, read.table); err != nil {
 			return nil, err
 		}
@@ -318,8 +323,8 @@ func (s *Store) rowsLocked(ctx context.Context, t Table) ([][]any, error) {
 			return nil, err
 		}
 		for _, col := range t.added {
-			if !has(cols, col) {
-				query = strings.Replace(query, "+"+col, "NULL", 1)
+			if !has(cols, col.name) {
+				query = strings.Replace(query, "+"+col.name, "NULL", 1)
 			}
 		}
 	}

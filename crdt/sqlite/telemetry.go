@@ -123,8 +123,8 @@ const mostTelemetry = 1000
 
 // WriteTelemetry has the tables say this. It writes nothing where nothing has
 // changed, and only what has; the next Poll does not tell of it. Where the file
-// is in use, read-only or about to be opened anew it does nothing: the next
-// call will. A table or view of the operator's that has one of the names is
+// is in use (ErrLocked), read-only or about to be opened anew it does nothing: the
+// next call will. A table or view of the operator's that has one of the names is
 // left alone, and ErrShape says so at every call.
 //
 // Call it about once a second, between Poll and Settle or where neither runs.
@@ -139,7 +139,7 @@ func (s *Store) WriteTelemetry(ctx context.Context, t Telemetry, now time.Time) 
 	}
 	// Not beside a write of our own: Poll and Read would wait for it too.
 	if !s.writeMu.TryLock() {
-		return nil
+		return ErrLocked
 	}
 	defer s.writeMu.Unlock()
 	err := s.showLocked(ctx, t.rows(), now)
@@ -148,7 +148,7 @@ func (s *Store) WriteTelemetry(ctx context.Context, t Telemetry, now time.Time) 
 	}
 	switch resultCode(err) {
 	case codeBusy, codeLocked:
-		return nil
+		return ErrLocked
 	case codeReadOnly:
 		s.readOnly = true
 		return nil

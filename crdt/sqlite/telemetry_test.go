@@ -181,7 +181,9 @@ func TestTelemetryBesideWriters(t *testing.T) {
 				t.Fatalf("row %d was not told", i)
 			}
 			n++
-			tell(t, s, Telemetry{Load: []Load{{POP: "p", Backend: "a", Connections: n}}})
+			if err := s.WriteTelemetry(t.Context(), Telemetry{Load: []Load{{POP: "p", Backend: "a", Connections: n}}}, time.Now()); err != nil && !errors.Is(err, ErrLocked) {
+				t.Fatal(err)
+			}
 			changed, err := s.Poll(t.Context())
 			if err != nil {
 				t.Fatal(err)
@@ -198,7 +200,7 @@ func TestTelemetryBesideWriters(t *testing.T) {
 }
 
 // TestTelemetryWaitsForNobody: while somebody else writes it is left for the
-// next call, and is no error.
+// next call.
 func TestTelemetryWaitsForNobody(t *testing.T) {
 	s, err := open(t.Context(), newPath(t), 2*time.Minute)
 	if err != nil {
@@ -207,7 +209,11 @@ func TestTelemetryWaitsForNobody(t *testing.T) {
 	defer s.Close()
 	other := anotherProcess(t, "obey", s.path)
 	other.exec("BEGIN IMMEDIATE")
-	within(t, time.Minute, func() { tell(t, s, example()) })
+	within(t, time.Minute, func() {
+		if err := s.WriteTelemetry(t.Context(), example(), time.Now()); !errors.Is(err, ErrLocked) {
+			t.Errorf("got %v while another writes", err)
+		}
+	})
 	other.exec("COMMIT")
 	tell(t, s, example())
 	if got := cell(t, s.path, "SELECT count(*) FROM pops"); got != "2" {

@@ -33,7 +33,8 @@ func (s *Store) verifyLocked(ctx context.Context) (same bool, err error) {
 
 func (img *Image) equal(other *Image) bool {
 	return SameRows(img.Backends, other.Backends) && SameRows(img.BackendOptions, other.BackendOptions) &&
-		SameRows(img.Services, other.Services) && SameRows(img.PopKeys, other.PopKeys) &&
+		SameRows(img.Services, other.Services) && SameRows(img.Registrations, other.Registrations) &&
+		SameRows(img.PopStatus, other.PopStatus) && SameRows(img.PopKeys, other.PopKeys) &&
 		SameRows(img.WGPops, other.WGPops) && SameRows(img.WGPeers, other.WGPeers)
 }
 

@@ -46,6 +46,7 @@ func badPadding() []byte {
 // What arrives at the port, from strangers and from holders of the key, must
 // not end the process, the membership or the log's disk.
 func TestHostilePackets(t *testing.T) {
+	t.Parallel()
 	a := start(t, membership.Config{Node: "a", Keys: [][]byte{key(1)}, Timing: quick})
 	b := start(t, membership.Config{Node: "b", Keys: [][]byte{key(1)}, Timing: quick, Join: []string{a.Addr().String()}})
 	b.until(t, "a=alive b=alive")

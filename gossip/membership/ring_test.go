@@ -42,6 +42,7 @@ func trio(t *testing.T, cfg membership.Config) (a, b, c *node) {
 }
 
 func TestLifecycle(t *testing.T) {
+	t.Parallel()
 	a, b, c := trio(t, membership.Config{})
 	m := a.member("b")
 	if m.Addr != b.Addr() || !maps.Equal(m.Tags, map[string]string{"region": "b-land"}) || m.Self {
@@ -97,6 +98,7 @@ func TestLifecycle(t *testing.T) {
 
 // What one node forgets, the others forget; what comes back is welcome.
 func TestForgetEverywhereAndReturn(t *testing.T) {
+	t.Parallel()
 	a, b, c := trio(t, membership.Config{})
 	at := c.Addr()
 	c.stop()
@@ -115,6 +117,7 @@ func TestForgetEverywhereAndReturn(t *testing.T) {
 // A node that left may come back under the same name, and so may one that was
 // killed, even where the new process got another port.
 func TestReturn(t *testing.T) {
+	t.Parallel()
 	a, b, c := trio(t, membership.Config{})
 	if err := b.Leave(t.Context()); err != nil {
 		t.Fatal(err)

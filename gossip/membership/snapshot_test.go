@@ -14,6 +14,7 @@ import (
 // A node finds the others again by what it remembers: after a crash, and after
 // it left.
 func TestSnapshotFindsTheOthers(t *testing.T) {
+	t.Parallel()
 	a := start(t, membership.Config{Node: "a", Timing: quick})
 	cfg := membership.Config{Node: "b", Timing: quick, Join: []string{a.Addr().String()}, Snapshot: filepath.Join(t.TempDir(), "members")}
 	b := start(t, cfg)
@@ -54,6 +55,7 @@ func TestSnapshotFindsTheOthers(t *testing.T) {
 }
 
 func TestDamagedSnapshot(t *testing.T) {
+	t.Parallel()
 	a := start(t, membership.Config{Node: "a", Timing: quick})
 	noise := make([]byte, 3<<20)
 	rnd := rand.New(rand.NewPCG(1, 2))

@@ -26,6 +26,9 @@ func (c *Checker) ask(ctx context.Context, t Target) error {
 	if t.Check.Port != 0 {
 		addr = netip.AddrPortFrom(addr.Addr(), t.Check.Port)
 	}
+	if t.Check.Port == 0 || t.Check.Port == t.Addr.Port() {
+		ctx = context.WithValue(ctx, proxyKey{}, t.Proxy)
+	}
 	var err error
 	if t.Check.Kind == mesh.CheckHTTP {
 		err = c.askHTTP(ctx, addr, t.Check)
@@ -38,8 +41,26 @@ func (c *Checker) ask(ctx context.Context, t Target) error {
 	return err
 }
 
+// proxyKey is the key of a check's mesh.ProxyVersion.
+type proxyKey struct{}
+
+// greet connects, and sends the PROXY header first that the backend expects.
+func (c *Checker) greet(ctx context.Context, network, addr string) (net.Conn, error) {
+	conn, err := c.dial(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	if v, _ := ctx.Value(proxyKey{}).(mesh.ProxyVersion); v != mesh.ProxyOff {
+		if _, err := conn.Write(v.Local()); err != nil { // so few bytes always have room
+			conn.Close()
+			return nil, err
+		}
+	}
+	return conn, nil
+}
+
 func (c *Checker) askTCP(ctx context.Context, addr netip.AddrPort) error {
-	conn, err := c.dial(ctx, "tcp", addr.String())
+	conn, err := c.greet(ctx, "tcp", addr.String())
 	if err != nil {
 		return err
 	}

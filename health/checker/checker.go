@@ -50,7 +50,8 @@ type Config struct {
 type Target struct {
 	ID    string
 	Addr  netip.AddrPort
-	Check mesh.Check // not off
+	Check mesh.Check        // not off
+	Proxy mesh.ProxyVersion // what it is sent first, where its own port is asked
 	Start health.State
 }
 
@@ -99,7 +100,7 @@ func New(cfg Config, log zerolog.Logger) *Checker {
 	c.client = &http.Client{
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Transport: &http.Transport{
-			DialContext:       func(ctx context.Context, network, addr string) (net.Conn, error) { return c.dial(ctx, network, addr) },
+			DialContext:       c.greet,
 			DisableKeepAlives: true, DisableCompression: true, MaxResponseHeaderBytes: 64 << 10,
 		},
 	}
@@ -131,7 +132,7 @@ func (c *Checker) Assign(targets []Target) {
 	for _, t := range targets {
 		stay[t.ID] = true
 		old := c.backends[t.ID]
-		if old != nil && old.Addr == t.Addr && old.Check == t.Check {
+		if old != nil && old.Addr == t.Addr && old.Check == t.Check && old.Proxy == t.Proxy {
 			continue
 		}
 		if old != nil {

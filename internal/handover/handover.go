@@ -190,6 +190,24 @@ func (e *Estate) Listeners(name string) (lns []*net.TCPListener, err error) {
 	return lns, err
 }
 
+// Packets takes the UDP sockets of a name. The caller closes them.
+func (e *Estate) Packets(name string) (conns []net.PacketConn, err error) {
+	for _, f := range e.Take(name) {
+		c, perr := net.FilePacketConn(f)
+		f.Close()
+		if udp, ok := c.(*net.UDPConn); ok {
+			conns = append(conns, udp)
+			continue
+		}
+		if perr == nil {
+			c.Close()
+			perr = errors.New("it is no UDP socket")
+		}
+		err = errors.Join(err, fmt.Errorf("inherited socket %s: %w", name, perr))
+	}
+	return conns, err
+}
+
 // Take takes the sockets of a name.
 func (e *Estate) Take(name string) (files []*os.File) {
 	if e == nil {

@@ -47,6 +47,7 @@ type Affinity struct {
 	most   int    // per shard
 	used   uint64 // shards, fewer than there are where the bound is small
 	ttl    atomic.Int64
+	apps   atomic.Pointer[map[string]time.Duration] // of those with another
 	shards [affinityShards]affinityShard
 }
 
@@ -69,6 +70,7 @@ func NewAffinity(ttl time.Duration, most int) *Affinity {
 	}
 	used := min(most, affinityShards)
 	a := &Affinity{seed: maphash.MakeSeed(), most: most / used, used: uint64(used)}
+	a.apps.Store(&map[string]time.Duration{})
 	a.SetTTL(ttl)
 	return a
 }
@@ -76,13 +78,25 @@ func NewAffinity(ttl time.Duration, most int) *Affinity {
 // SetTTL changes how long bindings last, those that exist included.
 func (a *Affinity) SetTTL(ttl time.Duration) { a.ttl.Store(int64(ttl)) }
 
+// SetAppTTLs changes for which apps bindings last otherwise; 0: it keeps none.
+func (a *Affinity) SetAppTTLs(ttls map[string]time.Duration) { a.apps.Store(&ttls) }
+
+func (a *Affinity) ttlOf(app string) int64 {
+	if apps := *a.apps.Load(); len(apps) > 0 {
+		if ttl, ok := apps[app]; ok {
+			return int64(ttl)
+		}
+	}
+	return a.ttl.Load()
+}
+
 func (a *Affinity) shard(k Key) *affinityShard {
 	return &a.shards[maphash.Comparable(a.seed, k)%a.used]
 }
 
 // Get implements Bindings.
 func (a *Affinity) Get(k Key, now time.Time) (string, bool) {
-	ttl := a.ttl.Load()
+	ttl := a.ttlOf(k.App)
 	if ttl <= 0 {
 		return "", false
 	}
@@ -98,7 +112,7 @@ func (a *Affinity) Get(k Key, now time.Time) (string, bool) {
 
 // Put implements Bindings.
 func (a *Affinity) Put(k Key, backend string, now time.Time) {
-	if a.ttl.Load() <= 0 {
+	if a.ttlOf(k.App) <= 0 {
 		return
 	}
 	s := a.shard(k)
@@ -166,12 +180,11 @@ func (a *Affinity) Each(fn func(k Key, backend string, last time.Time)) {
 
 // Sweep removes what has expired at now.
 func (a *Affinity) Sweep(now time.Time) {
-	ttl := a.ttl.Load()
 	for i := range a.shards {
 		s := &a.shards[i]
 		s.mu.Lock()
 		for k, b := range s.bound {
-			if now.UnixNano()-b.last >= ttl {
+			if now.UnixNano()-b.last >= a.ttlOf(k.App) {
 				delete(s.bound, k)
 			}
 		}

@@ -45,6 +45,9 @@ const (
 	Full      Exclusion = "full"
 	Down      Exclusion = "down"    // the checks say so
 	Ejected   Exclusion = "ejected" // its last connects from this POP failed
+	Expired   Exclusion = "expired" // it is registered, and nothing has been heard of it for too long
+	Failing   Exclusion = "failing" // its own agent says that it is down
+	Loop      Exclusion = "loop"    // it is a POP, and so is the client
 )
 
 // Load is this POP's connections with the backend, those of all POPs, and why
@@ -75,6 +78,10 @@ func excluded(b *mesh.Backend, connections int64) Exclusion {
 		return Unhealthy
 	case b.Draining:
 		return Draining
+	case b.Expired:
+		return Expired
+	case b.Failing():
+		return Failing
 	case b.HardLimit > 0 && connections >= b.HardLimit:
 		return Full
 	}
@@ -84,7 +91,7 @@ func excluded(b *mesh.Backend, connections int64) Exclusion {
 // Explain says what Pick would decide now, and why; it takes no place and
 // changes no binding. Where several are equal it names one of them.
 func (r *Router) Explain(q Query, now time.Time, random uint64) Explanation {
-	t := r.table.Load()
+	t := r.tableFor(q)
 	e := Explanation{
 		Client:     q.Client.String(),
 		Country:    q.Place.Country,
@@ -100,6 +107,9 @@ func (r *Router) Explain(q Query, now time.Time, random uint64) Explanation {
 			continue
 		}
 		own, n, why := r.Load(b, now)
+		if why == Included && b.POP != "" && t.ends == nil {
+			why = Loop
+		}
 		tier, score := t.regionScore(q.Place, b.Region, t.Snapshot.Positions[b.Region])
 		regionScores[b.ID] = score
 		e.Candidates = append(e.Candidates, Candidate{

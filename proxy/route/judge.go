@@ -66,6 +66,9 @@ func (t *Table) panic(byDefault int64) {
 		}
 		p.panic(percent)
 	}
+	if t.ends != nil {
+		t.ends.panic(byDefault)
+	}
 }
 
 func (p *pool) panic(percent int64) {

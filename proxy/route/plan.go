@@ -62,11 +62,12 @@ func newPlan(groups ...*group) *plan {
 // step is one choice: what the caller gave, and what it has led to.
 type step struct {
 	*balance
-	tried  []*Slot
-	now    time.Time
-	random uint64
-	alone  bool
-	dry    bool // only to explain
+	tried   []*Slot
+	now     time.Time
+	random  uint64
+	alone   bool
+	dry     bool // only to explain
+	ranking bool // likewise, for Rank
 
 	greedy    bool    // take what may be beyond this POP's share of a hard limit
 	desperate bool    // take ejected ones too
@@ -103,7 +104,7 @@ func (p *plan) choose(s *step, last bool) *Target {
 		return p.least(s)
 	}
 	i, over := p.due(s)
-	if i < 0 && s.mu.TryLock() { // all used up, before its time
+	if i < 0 && !s.ranking && s.mu.TryLock() { // all used up, before its time
 		s.foldLocked(s.now)
 		p.prepareLocked(s)
 		s.mu.Unlock()

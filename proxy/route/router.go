@@ -90,6 +90,16 @@ func (r *Router) layOut(snap *mesh.Snapshot) *Table {
 // Snapshot is the one that picks are made from now.
 func (r *Router) Snapshot() *mesh.Snapshot { return r.table.Load().Snapshot }
 
+// tableFor is what the client is served by. One that is a POP itself is not sent
+// on to another: so a loop of POPs that relay to each other ends where it began.
+func (r *Router) tableFor(q Query) *Table {
+	t := r.table.Load()
+	if t.ends != nil && t.Snapshot.POPs[q.Client] {
+		return t.ends
+	}
+	return t
+}
+
 // Bindings is the number of clients bound to a backend.
 func (r *Router) Bindings() int { return r.bindings.Len() }
 
@@ -97,7 +107,7 @@ func (r *Router) Bindings() int { return r.bindings.Len() }
 // tried are left out: backends to which this client's connect just failed. It
 // allocates nothing and takes no lock but that of the bindings.
 func (r *Router) Pick(q Query, tried []*Slot, now time.Time, random uint64) Choice {
-	t := r.table.Load()
+	t := r.tableFor(q)
 	s := r.step(tried, now, random)
 	s.waits = q.Waits
 	if len(tried) == 0 {
@@ -114,7 +124,7 @@ func (r *Router) Pick(q Query, tried []*Slot, now time.Time, random uint64) Choi
 			if q.Waits && s.offered.target != nil {
 				return s.lack(q)
 			}
-			if newer := r.table.Load(); newer != t {
+			if newer := r.tableFor(q); newer != t {
 				t = newer // in which there may be one
 				continue
 			}

@@ -98,6 +98,9 @@ func (s *step) lacks(t *Target, own int64, within bool) bool {
 		return false
 	}
 	n := float64(own) + s.e*float64(t.Slot.others.Load())
+	if s.ranking {
+		return n >= float64(t.hard) // who comes can wait for a right
+	}
 	of := &s.lacked
 	if n < float64(t.hard) && t.Slot.rights.offer.Load() {
 		of = &s.offered

@@ -96,11 +96,20 @@ type Table struct {
 	every    *pool // for a service that names no app
 	apps     map[string]*pool
 	byID     map[string]*Target
+	ends     *Table // the same without backends that are POPs, for clients that are; nil: none is
 }
 
 // newTable lays out a snapshot. The counts of a backend live in slots under
 // its id and are carried from table to table.
 func newTable(snap *mesh.Snapshot, load *balance, margin float64) *Table {
+	t := layTable(snap, load, margin, func(*mesh.Backend) bool { return true })
+	if snap.POPs != nil {
+		t.ends = layTable(snap, load, margin, func(b *mesh.Backend) bool { return b.POP == "" })
+	}
+	return t
+}
+
+func layTable(snap *mesh.Snapshot, load *balance, margin float64, takes func(*mesh.Backend) bool) *Table {
 	t := &Table{
 		Snapshot: snap,
 		every:    newPool(),
@@ -110,7 +119,7 @@ func newTable(snap *mesh.Snapshot, load *balance, margin float64) *Table {
 	for i := range snap.Backends {
 		b := &snap.Backends[i]
 		slot := load.slot(b.ID)
-		if !b.Routable() {
+		if !b.Routable() || !takes(b) {
 			continue
 		}
 		target := Target{Backend: b, Slot: slot, capacity: b.Capacity(), hard: b.HardLimit, bound: b.HardLimit - int64(margin*float64(b.HardLimit)), strict: load.slots.strict && b.HardLimit > 0}
