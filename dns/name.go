@@ -8,8 +8,13 @@ import (
 	"github.com/miekg/dns"
 )
 
-// mostLabel is the length of a label, in bytes (RFC 1035).
-const mostLabel = 63
+// The lengths of a label and of a name in a packet, in bytes (RFC 1035).
+// dns.IsDomainName lets some names with escapes through that are a byte longer,
+// and that nobody can unpack.
+const (
+	mostLabel = 63
+	mostName  = 255
+)
 
 // label is text as one label of a name, in lower case and as package miekg/dns
 // writes what it reads from a packet: bytes that are special in names are
