@@ -68,6 +68,7 @@ func FuzzNames(f *testing.F) {
 	f.Add("a..b", strings.Repeat(".", 255), "sa")
 	f.Add(strings.Repeat("a.", 127), `\`, "sa")
 	f.Add("shop", strings.Repeat("a.", 39)+"\x00\x80"+strings.Repeat(".a", 80), "sa") // a byte too long
+	f.Add(strings.Repeat("a", 63), "sa-2", "sa")                                      // with its _ too long for a label
 	f.Fuzz(func(t *testing.T, app, id, region string) {
 		r, err := geo.ParseRegion(region)
 		if err != nil || len(app) > mesh.MaxName || len(id) > mesh.MaxName {

@@ -104,8 +104,8 @@ func (x *index) domain() string { return x.zones[0].name }
 // add puts an entry at a name, where nothing but names below it has been put
 // before. It says whether it is there now.
 func (x *index) add(name string, e *entry) bool {
-	if wireLen(name) > mostName {
-		return false
+	if _, ok := dns.IsDomainName(name); !ok || wireLen(name) > mostName {
+		return false // too long, or a label of it is
 	}
 	if old := x.names[name]; old != nil && old.kind != nothing {
 		return false

@@ -9,8 +9,8 @@ import (
 )
 
 // The lengths of a label and of a name in a packet, in bytes (RFC 1035).
-// dns.IsDomainName lets some names with escapes through that are a byte longer,
-// and that nobody can unpack.
+// dns.IsDomainName lets some names with escapes through that are longer, and that
+// nobody can unpack.
 const (
 	mostLabel = 63
 	mostName  = 255
