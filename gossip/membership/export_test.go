@@ -16,3 +16,14 @@ func SerfRefusesTags(tags map[string]string) bool {
 	_, err := serf.Create(c)
 	return err != nil && err.Error() == "Encoded length of tags exceeds limit of 512 bytes"
 }
+
+// Prune has serf forget a member as `serf force-leave -prune` does: without
+// asking whether it is alive.
+func (r *Ring) Prune(node string) error {
+	s, done, err := r.use()
+	if err != nil {
+		return err
+	}
+	defer done()
+	return s.RemoveFailedNodePrune(node)
+}

@@ -92,6 +92,7 @@ type Ring struct {
 	changes   atomic.Uint64 // counts events, so that Members knows its copy is old
 	watch     chan struct{} // size 1: for the log and the snapshot
 	joinNow   chan struct{} // size 1: for the joiner
+	erased    chan struct{} // size 1: serf has a member less
 	sightings chan sighting // size 16: found under memberlist's lock, which must not wait; more are dropped, they come again
 	conflicts chan Conflict // size 4, the same
 
@@ -128,6 +129,7 @@ func New(cfg Config, logger zerolog.Logger) (*Ring, error) {
 		changed:   make(chan struct{}, 1),
 		watch:     make(chan struct{}, 1),
 		joinNow:   make(chan struct{}, 1),
+		erased:    make(chan struct{}, 1),
 		sightings: make(chan sighting, 16),
 		conflicts: make(chan Conflict, 4),
 		tags:      maps.Clone(cfg.Tags),
@@ -161,7 +163,8 @@ func (r *Ring) Run(ctx context.Context) error {
 		return err
 	}
 	events := make(chan serf.Event, eventSlots)
-	s, err := serf.Create(r.serfConfig(gate, events))
+	cfg := r.serfConfig(gate, events)
+	s, err := serf.Create(cfg)
 	if err != nil {
 		return errors.Join(fmt.Errorf("start membership: %w", err), gate.Shutdown())
 	}
@@ -179,6 +182,7 @@ func (r *Ring) Run(ctx context.Context) error {
 	g.Go(func() error { r.join(gctx, s, gate); return nil })
 	g.Go(func() error { r.observe(gctx); return nil })
 	g.Go(func() error { r.settleConflicts(gctx, s); return nil })
+	g.Go(func() error { r.relist(gctx, s, cfg.MemberlistConfig.Events); return nil })
 	<-ctx.Done()
 
 	r.mu.Lock()
@@ -266,6 +270,9 @@ func (r *Ring) drain(events <-chan serf.Event, served <-chan struct{}) {
 			r.changes.Add(1)
 			for _, c := range []chan struct{}{r.changed, r.watch, r.joinNow} {
 				signal(c)
+			}
+			if e.EventType() == serf.EventMemberReap {
+				signal(r.erased)
 			}
 		case <-served:
 			return

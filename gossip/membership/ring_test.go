@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/edgeproxy/edgeproxy/gossip/membership"
+	"github.com/edgeproxy/edgeproxy/gossip/memnet"
 	"github.com/rs/zerolog"
 )
 
@@ -112,6 +113,59 @@ func TestForgetEverywhereAndReturn(t *testing.T) {
 	start(t, membership.Config{Node: "c", Bind: at, Timing: quick, Join: []string{a.Addr().String()}})
 	a.until(t, "a=alive b=alive c=alive")
 	b.until(t, "a=alive b=alive c=alive")
+}
+
+// Whoever is forgotten and alive, as by serf's own tools or because another
+// machine of that name came back in the seconds that a prune takes, stays a
+// member of all.
+func TestForgottenAlive(t *testing.T) {
+	t.Parallel()
+	bubble(t, memnet.Config{Seed: 1}, func(t *testing.T, net *memnet.Net) {
+		nodes := mesh(t, net, 4, membership.Timing{})
+		if err := nodes[0].Prune("n03"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Second)
+		if nodes[0].log.count("listed again") == 0 {
+			t.Error("n03 was not pruned: this tests nothing")
+		}
+		for _, n := range nodes {
+			n.until(t, "n00=alive n01=alive n02=alive n03=alive")
+		}
+		nodes[3].stop()
+		for _, n := range nodes[:3] {
+			n.until(t, "n00=alive n01=alive n02=alive n03=failed")
+		}
+	})
+}
+
+// So does a machine that came back to one part of the mesh while its name was
+// forgotten in the other.
+func TestForgottenElsewhere(t *testing.T) {
+	t.Parallel()
+	bubble(t, memnet.Config{Seed: 1}, func(t *testing.T, net *memnet.Net) {
+		nodes := mesh(t, net, 5, membership.Timing{})
+		nodes[4].stop()
+		for _, n := range nodes[:4] {
+			n.until(t, "n00=alive n01=alive n02=alive n03=alive n04=failed")
+		}
+		net.Partition(host(0), host(4))
+		for range 2 { // the second is kept for whoever joins
+			if err := nodes[1].Prune("n04"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		back := start(t, membership.Config{Node: "n04", Transport: net.Host(host(4)).Transport(7946), Join: []string{host(0) + ":7946"}})
+		time.Sleep(10 * time.Second)
+		net.HealAll()
+		eventually(t, "n04 joins", patience, func() bool { return nodes[1].member("n04").Status != "" })
+		if got := nodes[1].member("n04").Status; got != membership.StatusLeaving {
+			t.Errorf("n01 sees n04 %s: this tests nothing", got)
+		}
+		for _, n := range append(nodes[:4], back) {
+			n.until(t, "n00=alive n01=alive n02=alive n03=alive n04=alive")
+		}
+	})
 }
 
 // A node that left may come back under the same name, and so may one that was
