@@ -8,6 +8,7 @@ import (
 	"io"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/edgeproxy/edgeproxy/crdt"
@@ -118,11 +119,27 @@ func (s *stream) run(ctx context.Context) error {
 		cancel()
 		_ = s.conn.SetWriteDeadline(time.Now().Add(goodbye))
 	})
-	s.close(s.write(ctx))
+	err := s.write(ctx)
+	if errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) {
+		s.hearOut(ctx)
+	}
+	s.close(err)
 	_ = s.conn.NetConn().Close()
 	wg.Wait()
 	s.m.leave(s, s.cause)
 	return s.cause
+}
+
+// hearOut lets read have what the peer sent before it closed the stream, and
+// which is here already where a write finds it closed.
+func (s *stream) hearOut(ctx context.Context) {
+	t := time.NewTimer(goodbye)
+	defer t.Stop()
+	select {
+	case <-s.closing:
+	case <-t.C:
+	case <-ctx.Done():
+	}
 }
 
 // close ends the stream; the first cause stays.
