@@ -41,19 +41,19 @@ func (r *Ring) relist(ctx context.Context, s *serf.Serf, told memberlist.EventDe
 		for _, m := range s.Members() {
 			listed[m.Name] = m.Status
 		}
-		now := time.Now()
+		now, still := time.Now(), map[string]time.Time{}
 		for _, n := range alive {
 			status, known := listed[n.Name]
 			if known && status != serf.StatusLeaving || n.Name == r.cfg.Node {
-				delete(leaving, n.Name)
 				continue
 			}
 			if known {
 				since, before := leaving[n.Name]
 				if !before {
-					leaving[n.Name] = now
+					since = now
 				}
-				if !before || now.Sub(since) < mostLeaving {
+				if now.Sub(since) < mostLeaving {
+					still[n.Name] = since
 					continue
 				}
 				told.NotifyLeave(n) // from leaving there is no other way back
@@ -64,6 +64,7 @@ func (r *Ring) relist(ctx context.Context, s *serf.Serf, told memberlist.EventDe
 				told.NotifyLeave(n)
 			}
 		}
+		leaving = still
 	}
 }
 
