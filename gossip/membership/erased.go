@@ -23,7 +23,9 @@ const (
 // under that name. A machine that came back in the meantime, or was never gone,
 // would be in nobody's list, or leaving, until it is restarted.
 //
-// told is serf's own ear for what memberlist sees.
+// told is serf's own ear for what memberlist sees. It is given memberlist's own
+// nodes, as there are no copies: where one changes its tags at that very moment
+// serf may read half of them, until they are told again.
 func (r *Ring) relist(ctx context.Context, s *serf.Serf, told memberlist.EventDelegate) {
 	tick := time.NewTicker(relistInterval)
 	defer tick.Stop()
