@@ -234,14 +234,7 @@ func TestWatcherOfAnotherLife(t *testing.T) {
 		}
 		return nil
 	})
-	ended := make(chan error, 1)
-	go func() { ended <- f.follow(t.Context(), func() bool { return f.over != "" }) }()
-	eventually(t, soon, func() error {
-		if n := p.metric(t, "edgeproxy_watchers"); n != 1 {
-			return fmt.Errorf("%v watchers", n)
-		}
-		return nil
-	})
+	ended := f.untilOver(t, p)
 	p.stop(t)
 	if err := <-ended; err != nil || !strings.Contains(f.over, "drains") {
 		t.Errorf("the stream ended with %v, %q", err, f.over)
@@ -267,6 +260,21 @@ func TestWatcherOfAnotherLife(t *testing.T) {
 	}
 }
 
+// untilOver follows the POP, which counts one watcher, until it says that the
+// stream is over.
+func (f *follower) untilOver(t *testing.T, p *pop) (ended <-chan error) {
+	t.Helper()
+	end := make(chan error, 1)
+	go func() { end <- f.follow(t.Context(), func() bool { return f.over != "" }) }()
+	eventually(t, soon, func() error {
+		if n := p.metric(t, "edgeproxy_watchers"); n != 1 {
+			return fmt.Errorf("%v watchers", n)
+		}
+		return nil
+	})
+	return end
+}
+
 // TestWatcherOfUpgrade: a stream ends in order when a new process takes the POP
 // over, which then brings everything anew.
 func TestWatcherOfUpgrade(t *testing.T) {
@@ -274,14 +282,7 @@ func TestWatcherOfUpgrade(t *testing.T) {
 	p := startPOP(t, startBackends(t, "sa"), unchecked)
 	f := newFollower(p, "")
 	f.catchUp(t)
-	ended := make(chan error, 1)
-	go func() { ended <- f.follow(t.Context(), func() bool { return f.over != "" }) }()
-	eventually(t, soon, func() error {
-		if n := p.metric(t, "edgeproxy_watchers"); n != 1 {
-			return fmt.Errorf("%v watchers", n)
-		}
-		return nil
-	})
+	ended := f.untilOver(t, p)
 	p.upgrade(t)
 	if err := <-ended; err != nil || !strings.Contains(f.over, "new process") {
 		t.Errorf("the stream ended with %v, %q", err, f.over)

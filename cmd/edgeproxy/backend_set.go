@@ -103,18 +103,23 @@ func (f *backendFlags) add(fs *pflag.FlagSet) {
 func (f *backendFlags) patch() api.Patch {
 	var set api.Patch
 	healthy := !f.disabled
-	for name, take := range map[string]func(){
+	takeGiven(f.fs, map[string]func(){
 		"app": func() { set.App = &f.app }, "region": func() { set.Region = &f.region },
 		"addr": func() { set.Addr = &f.addr }, "country": func() { set.Country = &f.country },
 		"health-check": func() { set.HealthCheck = &f.check }, "proxy-protocol": func() { set.ProxyProtocol = &f.proxy },
 		"weight": func() { set.Weight = &f.weight }, "soft": func() { set.SoftLimit = &f.soft },
 		"hard": func() { set.HardLimit = &f.hard }, "disabled": func() { set.Healthy = &healthy },
-	} {
-		if f.fs.Changed(name) {
-			take()
+	})
+	return set
+}
+
+// takeGiven takes what was given on the command line, by the names of the flags.
+func takeGiven(fs *pflag.FlagSet, take map[string]func()) {
+	for name, f := range take {
+		if fs.Changed(name) {
+			f()
 		}
 	}
-	return set
 }
 
 // flagOf is the flag that sets a field, where their names differ.

@@ -148,22 +148,14 @@ its --cert-dir.`
 // serviceFlags are those of a service's row; patch is what of them was given.
 func serviceFlags(fs *pflag.FlagSet) (patch func() api.ServicePatch) {
 	var set api.ServicePatch
-	var taken []func()
+	take := map[string]func(){}
 	text := func(name, help string, to **string) {
 		v := fs.String(name, "", help)
-		taken = append(taken, func() {
-			if fs.Changed(name) {
-				*to = v
-			}
-		})
+		take[name] = func() { *to = v }
 	}
 	number := func(name, help string, to **int64) {
 		v := fs.Int64(name, 0, help)
-		taken = append(taken, func() {
-			if fs.Changed(name) {
-				*to = v
-			}
-		})
+		take[name] = func() { *to = v }
 	}
 	text("listen", "where every POP listens for it, separated by commas: `addresses` such as :443 or 192.0.2.1:443", &set.Listen)
 	text("mode", "what is done there: `mode` tcp, tls-passthrough or tls-terminate", &set.Mode)
@@ -179,9 +171,7 @@ func serviceFlags(fs *pflag.FlagSet) (patch func() api.ServicePatch) {
 	number("soft", "soft limit of its backends that have none of their own, a `number` of connections", &set.SoftLimit)
 	number("hard", "hard limit of its backends that have none of their own, a `number` of connections", &set.HardLimit)
 	return func() api.ServicePatch {
-		for _, take := range taken {
-			take()
-		}
+		takeGiven(fs, take)
 		return set
 	}
 }

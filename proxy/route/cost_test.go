@@ -56,9 +56,9 @@ func TestPickAllocatesNothing(t *testing.T) {
 	}
 }
 
-func benchmarkPick(b *testing.B, n int) {
-	r := newRouter(crowd(n))
-	q := from("BR")
+func benchmarkPick(b *testing.B, snap *mesh.Snapshot, country string) {
+	r := newRouter(snap)
+	q := from(country)
 	random := uint64(1)
 	b.ReportAllocs()
 	for b.Loop() {
@@ -67,21 +67,14 @@ func benchmarkPick(b *testing.B, n int) {
 	}
 }
 
-func BenchmarkPick50(b *testing.B)   { benchmarkPick(b, 50) }
-func BenchmarkPick1000(b *testing.B) { benchmarkPick(b, 1000) }
+func BenchmarkPick50(b *testing.B)   { benchmarkPick(b, crowd(50), "BR") }
+func BenchmarkPick1000(b *testing.B) { benchmarkPick(b, crowd(1000), "BR") }
 
 // BenchmarkPick50Tier2 looks at every backend: none in the client's region or the POP's.
 func BenchmarkPick50Tier2(b *testing.B) {
 	snap := crowd(50)
 	snap.Self.Region = "mars"
-	r := newRouter(snap)
-	q := from("AQ")
-	random := uint64(1)
-	b.ReportAllocs()
-	for b.Loop() {
-		random = mix(random)
-		r.Pick(q, nil, noon, random).Slot.Release(0)
-	}
+	benchmarkPick(b, snap, "AQ")
 }
 
 // BenchmarkPick50OneRegion: all of them where the client is.
@@ -90,14 +83,7 @@ func BenchmarkPick50OneRegion(b *testing.B) {
 	for i := range snap.Backends {
 		snap.Backends[i].Region = "sa"
 	}
-	r := newRouter(snap)
-	q := from("BR")
-	random := uint64(1)
-	b.ReportAllocs()
-	for b.Loop() {
-		random = mix(random)
-		r.Pick(q, nil, noon, random).Slot.Release(0)
-	}
+	benchmarkPick(b, snap, "BR")
 }
 
 func BenchmarkPick50Bound(b *testing.B) {
