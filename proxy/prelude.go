@@ -41,15 +41,11 @@ func newPrelude(header bool) *prelude {
 }
 
 func (p *prelude) free() {
-	p.drop()
-	preludes.Put(p)
-}
-
-func (p *prelude) drop() {
 	if p.whole != nil {
 		buffers.Put(p.whole)
 		p.whole = nil
 	}
+	preludes.Put(p)
 }
 
 // room is where the next bytes go; there is some until longestPrelude have come.

@@ -71,18 +71,6 @@ func canonical(name string) string {
 	return strings.ToLower(strings.TrimSuffix(name, "."))
 }
 
-// Certificate returns the best one for a name, nil where there is none.
-func (s *Store) Certificate(name string) *tls.Certificate {
-	x := s.index.Load()
-	exact, wildcard := x.named(canonical(name))
-	for _, c := range [...][]*certificate{exact, wildcard} {
-		if len(c) > 0 {
-			return &c[0].cert
-		}
-	}
-	return nil
-}
-
 // Has says whether there is one for a service's name, which may be a pattern.
 func (s *Store) Has(name string) bool {
 	for _, some := range s.index.Load().serving(canonical(name)) {

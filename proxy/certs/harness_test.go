@@ -21,6 +21,18 @@ import (
 	"github.com/rs/zerolog"
 )
 
+// Certificate returns the best one for a name, nil where there is none.
+func (s *Store) Certificate(name string) *tls.Certificate {
+	x := s.index.Load()
+	exact, wildcard := x.named(canonical(name))
+	for _, c := range [...][]*certificate{exact, wildcard} {
+		if len(c) > 0 {
+			return &c[0].cert
+		}
+	}
+	return nil
+}
+
 var serial atomic.Int64
 
 // keys are made once: RSA's are slow.

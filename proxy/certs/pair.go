@@ -65,7 +65,6 @@ func (p *pair) load(f sources, now time.Time) (changed bool) {
 		return false
 	}
 	p.good, p.warned = &certificate{file: p.file, cert: cert}, time.Time{}
-	p.valid = p.good.valid(now)
 	return true
 }
 

@@ -38,7 +38,7 @@ func (r *Router) Rank(q Query, only geo.Region, most int, now time.Time, random 
 	var ranked []Ranked
 	add := func(target *Target, tier int) {
 		s.tried = append(s.tried, target.Slot)
-		ranked = append(ranked, r.ranked(target.Backend, tier))
+		ranked = append(ranked, rankedAt(target.Backend, tier, target.Slot.Connections()+target.Slot.others.Load()))
 	}
 	if target := t.boundAny(r.bindings, q, &s); target != nil && most > 0 && (only == "" || only == target.Backend.Region) {
 		tier, _ := t.regionScore(q.Place, target.Backend.Region, t.Snapshot.Positions[target.Backend.Region])
@@ -93,11 +93,8 @@ func (t *Table) boundAny(bindings Bindings, q Query, s *step) *Target {
 	return target
 }
 
-func (r *Router) ranked(b *mesh.Backend, tier int) Ranked {
-	n := int64(0)
-	if s := r.Slots.find(b.ID); s != nil {
-		n = s.Connections() + s.others.Load()
-	}
+// rankedAt is a backend with so many connections over the whole mesh.
+func rankedAt(b *mesh.Backend, tier int, n int64) Ranked {
 	room := b.Capacity()
 	if b.HardLimit > 0 {
 		room = min(room, float64(b.HardLimit))
@@ -120,7 +117,7 @@ func (r *Router) lastResort(t *Table, q Query, only geo.Region, most int, now ti
 		}
 		_, n, why := r.Load(b, now)
 		tier, region := t.regionScore(q.Place, b.Region, t.Snapshot.Positions[b.Region])
-		all = append(all, candidate{r.ranked(b, tier), class(b, why), region, float64(n) / b.Capacity()})
+		all = append(all, candidate{rankedAt(b, tier, n), class(b, why), region, float64(n) / b.Capacity()})
 	}
 	if p := t.pool(q.App); p != nil {
 		for _, g := range p.groups {

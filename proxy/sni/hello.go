@@ -74,30 +74,11 @@ type Hello struct {
 	ALPN []byte // the protocols as they were sent, each behind a byte of length; valid as long as the buffers
 }
 
-// Protocols returns what the client offers by ALPN, in its order.
-func (h Hello) Protocols() []string {
-	var all []string
-	for rest := cursor(h.ALPN); len(rest) > 0; {
-		one, ok := rest.vector8()
-		if !ok {
-			return all
-		}
-		all = append(all, string(one))
-	}
-	return all
-}
-
 // Parser reads one stream's ClientHello. The zero value is at its beginning.
 type Parser struct {
 	next int // where the record begins that was not complete yet
 	got  int // bytes of the handshake in the records before
 	head [handshakeHeader]byte
-}
-
-// Parse reads the ClientHello at the beginning of b; see Parser.Parse.
-func Parse(b, scratch []byte) (Hello, int, error) {
-	var p Parser
-	return p.Parse(b, scratch)
 }
 
 // Parse is given what has come of the stream: b begins with what the last

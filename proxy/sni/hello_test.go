@@ -15,6 +15,25 @@ import (
 	"time"
 )
 
+// Parse reads the ClientHello at the beginning of b; see Parser.Parse.
+func Parse(b, scratch []byte) (Hello, int, error) {
+	var p Parser
+	return p.Parse(b, scratch)
+}
+
+// Protocols returns what the client offers by ALPN, in its order.
+func (h Hello) Protocols() []string {
+	var all []string
+	for rest := cursor(h.ALPN); len(rest) > 0; {
+		one, ok := rest.vector8()
+		if !ok {
+			return all
+		}
+		all = append(all, string(one))
+	}
+	return all
+}
+
 // tape is a connection that takes what is written, and ends where something is to be read.
 type tape struct {
 	net.Conn
