@@ -17,7 +17,7 @@ import (
 
 // Registry takes backends that announce themselves. Implementations are safe
 // for concurrent use. What makes no sense is refused with a *mesh.FieldError
-// whose field is the one of the request.
+// whose field is the one of the request, or the column.
 type Registry interface {
 	// Register makes the backend, or changes what the registration names of it.
 	// ErrExists: it is there, and nobody has registered it.

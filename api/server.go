@@ -12,7 +12,6 @@ import (
 	"net/http/pprof"
 	"net/netip"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -52,15 +51,15 @@ type Server struct {
 	log  zerolog.Logger
 	http *http.Server
 
-	queries chan struct{} // one for each that runs
-	ending  chan struct{} // closed by end, before the requests under way have to end
-	end     func()
+	queries chan struct{}   // one for each that runs
+	ending  context.Context // ended by end, before the requests under way have to end
+	end     context.CancelFunc
 }
 
 // New makes a server that does nothing until Serve.
 func New(cfg Config, pop POP, logger zerolog.Logger) *Server {
-	s := &Server{cfg: cfg, pop: pop, log: logger, queries: make(chan struct{}, mostQueries), ending: make(chan struct{})}
-	s.end = sync.OnceFunc(func() { close(s.ending) })
+	s := &Server{cfg: cfg, pop: pop, log: logger, queries: make(chan struct{}, mostQueries)}
+	s.ending, s.end = context.WithCancel(context.Background())
 	s.http = &http.Server{
 		Handler:           s.handler(),
 		ReadHeaderTimeout: readTimeout,

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 )
 
@@ -157,22 +156,14 @@ func (s *Server) stream(ctx context.Context, from Stream, to eventWriter) error 
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	var waits sync.WaitGroup
-	defer waits.Wait()
 	defer cancel()
-	waits.Go(func() {
-		select {
-		case <-s.ending:
-			cancel()
-		case <-ctx.Done():
-		}
-	})
+	defer context.AfterFunc(s.ending, cancel)()
 	for {
 		patience, stop := context.WithTimeout(ctx, heartbeatEvery)
 		events, err := from.Next(patience)
 		stop()
 		switch {
-		case err != nil && s.isEnding():
+		case err != nil && s.ending.Err() != nil:
 			return to.write(endWithin, Event{ID: from.At(), Type: "end", Reason: "this POP's API ends"})
 		case errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:
 			events = []Event{{ID: from.At(), Type: "heartbeat"}}
@@ -187,15 +178,6 @@ func (s *Server) stream(ctx context.Context, from Stream, to eventWriter) error 
 		if err := to.write(within, events...); err != nil || over {
 			return err
 		}
-	}
-}
-
-func (s *Server) isEnding() bool {
-	select {
-	case <-s.ending:
-		return true
-	default:
-		return false
 	}
 }
 

@@ -154,13 +154,7 @@ func (a *admin) put(ctx context.Context, id string, set api.Patch, create bool, 
 				return err
 			}
 		}
-		if err := tx.Put(sqlite.Backends, id, columns); err != nil {
-			return err
-		}
-		if len(options) > 0 {
-			return tx.Put(sqlite.BackendOptions, id, options)
-		}
-		return nil
+		return putBackend(tx, id, columns, options)
 	})
 	if err != nil {
 		return api.Backend{}, err
@@ -169,6 +163,14 @@ func (a *admin) put(ctx context.Context, id string, set api.Patch, create bool, 
 		a.router.Readmit(id) // by the operator's word
 	}
 	return a.Backend(ctx, id)
+}
+
+// putBackend writes what is given of a backend.
+func putBackend(tx *sqlite.Tx, id string, columns, options map[string]any) error {
+	if err := tx.Put(sqlite.Backends, id, columns); err != nil || len(options) == 0 {
+		return err
+	}
+	return tx.Put(sqlite.BackendOptions, id, options)
 }
 
 // parseRow validates the row as it would be.

@@ -318,12 +318,9 @@ func (l *loops) ownLocked(at netip.AddrPort) bool {
 // only, or to the metadata service of their cloud, which hands out credentials.
 func trap(a netip.Addr) string {
 	a = plain(a)
-	for _, service := range metadata {
-		if a == service {
-			return "a cloud's metadata service"
-		}
-	}
 	switch {
+	case slices.Contains(metadata, a):
+		return "a cloud's metadata service"
 	case a.IsLoopback():
 		return "a loopback address"
 	case a.IsLinkLocalUnicast():

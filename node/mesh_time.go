@@ -1,7 +1,5 @@
 package node
 
-import ()
-
 // untimed says that what was written here gets no stamp yet: with a clock that
 // runs ahead the others would keep it apart until its time has come. Until any
 // of them is heard there is nobody to send it to; it is routed by here.

@@ -46,7 +46,7 @@ func (n *Node) paint(ctx context.Context, p *part) error {
 				n.router.Update(snap, now)
 				n.vigil.poke()
 				n.listeners.poke()
-				n.vigil.retell(n.watches.picture(snap, n.viewService, now), now)
+				n.vigil.retell(n.watches.picture(snap, now), now)
 			}
 		},
 		cut: n.loops.cut,

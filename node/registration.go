@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -19,12 +18,7 @@ func (n *Node) Register(ctx context.Context, set api.Registration) (api.Backend,
 	if err != nil {
 		return api.Backend{}, err
 	}
-	if err := m.registry.register(ctx, &n.admin, set, func(at netip.AddrPort) string {
-		return n.loops.refusal(n.router.Snapshot().Services, at)
-	}); err != nil {
-		if fe, ok := errors.AsType[*mesh.FieldError](err); ok && fe.Field == "wg_ip" {
-			err = &mesh.FieldError{Field: "ip", Message: fe.Message}
-		}
+	if err := m.registry.register(ctx, &n.admin, set); err != nil {
 		return api.Backend{}, err
 	}
 	return n.Backend(ctx, *set.ID)
@@ -45,7 +39,7 @@ func (m *replication) notYet() error {
 
 // register writes a registration. Of a backend that is there only what is given
 // changes; healthy, deleted and draining are the operator's and never given.
-func (r *registry) register(ctx context.Context, a *admin, set api.Registration, refusal func(netip.AddrPort) string) error {
+func (r *registry) register(ctx context.Context, a *admin, set api.Registration) error {
 	columns, options, err := set.Columns()
 	if err != nil {
 		return err
@@ -91,10 +85,13 @@ func (r *registry) register(ctx context.Context, a *admin, set api.Registration,
 		if !there && set.App == nil {
 			return &mesh.FieldError{Field: "app", Message: "is missing; name the app that the backend serves, \"\" for one of POPs that serve every backend"}
 		}
-		if why := refusal(b.Addr); why != "" {
+		if why := a.loops.refusal(a.router.Snapshot().Services, b.Addr); why != "" {
 			return &mesh.FieldError{Field: "ip", Message: why}
 		}
-		return putRegistration(tx, id, columns, options, registration)
+		if err := putBackend(tx, id, columns, options); err != nil {
+			return err
+		}
+		return tx.Put(sqlite.Registrations, id, registration)
 	})
 	if err != nil {
 		return err
@@ -132,18 +129,6 @@ func (n *Node) Unregister(ctx context.Context, id string, at netip.AddrPort) err
 		}
 		return unregister(tx, id)
 	})
-}
-
-func putRegistration(tx *sqlite.Tx, id string, backend, options, registration map[string]any) error {
-	if err := tx.Put(sqlite.Backends, id, backend); err != nil {
-		return err
-	}
-	if len(options) > 0 {
-		if err := tx.Put(sqlite.BackendOptions, id, options); err != nil {
-			return err
-		}
-	}
-	return tx.Put(sqlite.Registrations, id, registration)
 }
 
 // heardOf is the last heartbeat that is known here of a registered backend.

@@ -27,10 +27,10 @@ func (r *registry) delete(ctx context.Context) {
 		deleted = nil
 		for _, g := range gone {
 			still, err := r.unchanged(tx, g)
-			if err != nil || !still {
-				if err != nil {
-					return err
-				}
+			if err != nil {
+				return err
+			}
+			if !still {
 				continue
 			}
 			if err := unregister(tx, g.id); err != nil {

@@ -21,18 +21,9 @@ func (a *admin) Services(context.Context) ([]api.Service, error) {
 	return all, nil
 }
 
+// viewService is a service with what becomes of its backends here.
 func (a *admin) viewService(s *mesh.Service) api.Service {
-	v := api.Service{
-		App: s.App, PanicThreshold: s.Panic, SoftLimit: s.SoftLimit, HardLimit: s.HardLimit,
-		Listen: orEmpty(s.Listen), Mode: string(s.Mode), SNI: orEmpty(s.SNI), ALPN: orEmpty(s.ALPN), ProxyProtocol: s.ProxyOut.String(),
-		ConnectTimeout: s.ConnectTimeout.Milliseconds(), IdleTimeout: int64(s.IdleTimeout / time.Second), MaxConnections: s.MaxConnections,
-	}
-	if s.Check != nil {
-		v.HealthCheck = s.Check.String()
-	}
-	if s.AffinityTTL != nil {
-		v.AffinityTTL = new(int64(*s.AffinityTTL / time.Second))
-	}
+	v := serviceRow(s)
 	snap, now := a.router.Snapshot(), time.Now()
 	for i := range snap.Backends {
 		b := &snap.Backends[i]
@@ -43,6 +34,22 @@ func (a *admin) viewService(s *mesh.Service) api.Service {
 		if _, _, why := a.router.Load(b, now); why == route.Included {
 			v.Up++
 		}
+	}
+	return v
+}
+
+// serviceRow is what the row of a service says.
+func serviceRow(s *mesh.Service) api.Service {
+	v := api.Service{
+		App: s.App, PanicThreshold: s.Panic, SoftLimit: s.SoftLimit, HardLimit: s.HardLimit,
+		Listen: orEmpty(s.Listen), Mode: string(s.Mode), SNI: orEmpty(s.SNI), ALPN: orEmpty(s.ALPN), ProxyProtocol: s.ProxyOut.String(),
+		ConnectTimeout: s.ConnectTimeout.Milliseconds(), IdleTimeout: int64(s.IdleTimeout / time.Second), MaxConnections: s.MaxConnections,
+	}
+	if s.Check != nil {
+		v.HealthCheck = s.Check.String()
+	}
+	if s.AffinityTTL != nil {
+		v.AffinityTTL = new(int64(*s.AffinityTTL / time.Second))
 	}
 	return v
 }

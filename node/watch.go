@@ -50,7 +50,7 @@ func (w *watches) update(do func(*feed.Log) bool) {
 
 // picture takes over what is otherwise in a new snapshot, and says which
 // backends came or have another app now.
-func (w *watches) picture(snap *mesh.Snapshot, service func(*mesh.Service) api.Service, now time.Time) (moved []string) {
+func (w *watches) picture(snap *mesh.Snapshot, now time.Time) (moved []string) {
 	w.pictured.Lock()
 	defer w.pictured.Unlock()
 	var changed []*mesh.Backend
@@ -79,7 +79,7 @@ func (w *watches) picture(snap *mesh.Snapshot, service func(*mesh.Service) api.S
 	for i, b := range changed {
 		states[i] = encode(backendState(b))
 	}
-	services, goneServices := w.services(snap, service)
+	services, goneServices := w.services(snap)
 	w.before = snap
 	w.update(func(l *feed.Log) (news bool) {
 		for i, b := range changed {
@@ -100,7 +100,7 @@ func (w *watches) picture(snap *mesh.Snapshot, service func(*mesh.Service) api.S
 }
 
 // services are the states of those that may be otherwise than before.
-func (w *watches) services(snap *mesh.Snapshot, view func(*mesh.Service) api.Service) (changed map[string][]byte, gone []string) {
+func (w *watches) services(snap *mesh.Snapshot) (changed map[string][]byte, gone []string) {
 	old := make(map[string]*mesh.Service, len(w.before.Services))
 	for i := range w.before.Services {
 		old[w.before.Services[i].App] = &w.before.Services[i]
@@ -109,7 +109,7 @@ func (w *watches) services(snap *mesh.Snapshot, view func(*mesh.Service) api.Ser
 	for i := range snap.Services {
 		s := &snap.Services[i]
 		if o := old[s.App]; o == nil || !reflect.DeepEqual(o, s) {
-			changed[s.App] = encode(serviceState{Service: view(s)})
+			changed[s.App] = encode(serviceState{Service: serviceRow(s)})
 		}
 		delete(old, s.App)
 	}

@@ -40,7 +40,6 @@ func read(t *testing.T, s api.Stream) string {
 
 func TestWatchesSayWhatChanged(t *testing.T) {
 	w := newWatches("sa-1", 7)
-	view := func(s *mesh.Service) api.Service { return api.Service{App: s.App, SoftLimit: s.SoftLimit, Backends: 5} }
 	s, err := w.Watch("", api.WatchFilter{})
 	if err != nil {
 		t.Fatal(err)
@@ -48,7 +47,7 @@ func TestWatchesSayWhatChanged(t *testing.T) {
 	now := time.Now()
 	service := make([]any, len(mesh.ServiceColumns))
 	service[0] = "shop"
-	if moved := w.picture(pictureOf(mesh.Rows{Backends: [][]any{backendRow("a", "shop", 1), backendRow("b", "shop", 1)}, Services: [][]any{service}}), view, now); !slices.Equal(moved, []string{"a", "b"}) {
+	if moved := w.picture(pictureOf(mesh.Rows{Backends: [][]any{backendRow("a", "shop", 1), backendRow("b", "shop", 1)}, Services: [][]any{service}}), now); !slices.Equal(moved, []string{"a", "b"}) {
 		t.Errorf("new are %q", moved)
 	}
 	if got, want := read(t, s), "reset ready change a change b change shop"; got != want {
@@ -63,13 +62,13 @@ func TestWatchesSayWhatChanged(t *testing.T) {
 	// Of the same picture, read anew, nothing; a heartbeat is nothing to see.
 	again := pictureOf(mesh.Rows{Backends: [][]any{backendRow("a", "shop", 1), backendRow("b", "blog", 2)}, Services: [][]any{service}})
 	again.Backends[0].Registration = &mesh.Registration{POP: "us-1", Heartbeat: now}
-	if moved := w.picture(again, view, now); !slices.Equal(moved, []string{"b"}) {
+	if moved := w.picture(again, now); !slices.Equal(moved, []string{"b"}) {
 		t.Errorf("of another app are %q", moved)
 	}
 	if got, want := read(t, s), "change b"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
-	w.picture(pictureOf(mesh.Rows{Backends: [][]any{backendRow("aa", "shop", 1)}}), view, now)
+	w.picture(pictureOf(mesh.Rows{Backends: [][]any{backendRow("aa", "shop", 1)}}), now)
 	if got, want := read(t, s), "change aa delete a delete b delete shop"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
@@ -109,6 +108,6 @@ func BenchmarkPicture(b *testing.B) {
 	}
 	w := newWatches("sa-1", 7)
 	for i := 0; b.Loop(); i++ {
-		w.picture(pictures[i%2], nil, time.Now())
+		w.picture(pictures[i%2], time.Now())
 	}
 }
