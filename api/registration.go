@@ -10,7 +10,6 @@ import (
 	"net/url"
 	"strings"
 	"unicode"
-	"unicode/utf8"
 
 	"github.com/edgeproxy/edgeproxy/mesh"
 )
@@ -81,14 +80,7 @@ const maxBeat = 4 << 10 // bytes of a heartbeat's body
 // stands in every POP's database and in front of people.
 func PlainReason(text string) string {
 	text = strings.Join(strings.FieldsFunc(strings.ToValidUTF8(text, "\uFFFD"), func(r rune) bool { return unicode.IsControl(r) || unicode.IsSpace(r) }), " ")
-	if len(text) <= mesh.MaxFailing {
-		return text
-	}
-	cut := mesh.MaxFailing - len("…")
-	for !utf8.RuneStart(text[cut]) {
-		cut--
-	}
-	return text[:cut] + "…"
+	return mesh.Shorten(text, mesh.MaxFailing)
 }
 
 func (s *Server) register(w http.ResponseWriter, r *http.Request) {

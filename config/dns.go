@@ -3,8 +3,9 @@ package config
 import (
 	"net"
 	"net/netip"
-	"regexp"
 	"strings"
+
+	"github.com/edgeproxy/edgeproxy/mesh"
 )
 
 func optionalHostPort(addr string) error {
@@ -19,13 +20,11 @@ func domainName(r raw) (string, error) {
 	return strings.TrimSuffix(asciiLower(r.text), "."), nil
 }
 
-var domainPattern = regexp.MustCompile(`^[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)*$`)
-
 // mostDomain leaves room for labels of 63 bytes in front.
 const mostDomain = 100
 
 func validDomain(name string) error {
-	if len(name) > mostDomain || !domainPattern.MatchString(name) {
+	if len(name) > mostDomain || !mesh.IsHostname(name) {
 		return fault{what: "is not a domain name of at most 100 characters", hint: "e.g. internal or mesh.example.net"}
 	}
 	return nil

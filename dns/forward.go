@@ -67,9 +67,12 @@ func (s *Server) answerOf(ctx context.Context, req *request) (packet []byte, rco
 			packet, rcode = req.failed()
 		}
 	}()
-	m := s.forward.answer(ctx, req)
-	packet = pack(m, req.limit)
-	return packet, m.Rcode
+	answered, err := s.forward.answer(ctx, req)
+	if err != nil {
+		return req.failed()
+	}
+	m := req.adopt(answered)
+	return pack(m, req.limit), m.Rcode
 }
 
 // failed is the answer where no other server gives one.
@@ -79,20 +82,17 @@ func (r *request) failed() (packet []byte, rcode int) {
 	return pack(m, r.limit), m.Rcode
 }
 
-// answer asks the servers, one after the other until one answers, and returns
-// what it said as an answer to the client.
-func (f *forwarder) answer(ctx context.Context, req *request) *dns.Msg {
+// answer asks the servers, one after the other until one answers.
+func (f *forwarder) answer(ctx context.Context, req *request) (*dns.Msg, error) {
 	ctx, cancel := context.WithTimeout(ctx, forwardAll)
 	defer cancel()
 	answered, err := f.ask(ctx, req)
 	if err != nil {
 		f.counts[1].Add(1)
-		m := req.answer(dns.RcodeServerFailure, false)
-		m.RecursionAvailable = true
-		return m
+		return nil, err
 	}
 	f.counts[0].Add(1)
-	return req.adopt(answered)
+	return answered, nil
 }
 
 // adopt makes another server's answer one to this request.

@@ -323,6 +323,15 @@ func (p *parser) integer(field string, v any, null, least, most int64) int64 {
 // clip shortens what somebody wrote so that it can stand in a message.
 func clip(s string) string { return clipTo(s, 64) }
 
+// Shorten makes s at most so many bytes, of which the last are an ellipsis where
+// it was longer: what was shortened is not shortened again.
+func Shorten(s string, most int) string {
+	if len(s) <= most {
+		return s
+	}
+	return clipTo(s, most-len("…"))
+}
+
 func clipTo(s string, most int) string {
 	if len(s) <= most {
 		return s

@@ -99,16 +99,12 @@ func ParseFaults(row []any) ([]Fault, error) {
 
 // printable is what somebody wrote as it may stand on a terminal.
 func printable(s string) string {
-	s = strings.Map(func(r rune) rune {
+	return Shorten(strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) {
 			return '\uFFFD'
 		}
 		return r
-	}, s)
-	if len(s) > maxFault {
-		return clipTo(s, maxFault-len("…")) // so that what was clipped is not clipped again
-	}
-	return s
+	}, s), maxFault)
 }
 
 func (s *Snapshot) faults(rows [][]any) {

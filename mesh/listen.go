@@ -167,13 +167,15 @@ func sniName(s string) (name, why string) {
 	}
 	rest := strings.TrimPrefix(name, "*.")
 	_, err := netip.ParseAddr(rest)
-	if err == nil || !isHostname(rest) || len(name) > maxDNS {
+	if err == nil || !IsHostname(rest) || len(name) > maxDNS {
 		return "", "is no DNS name, such as www.example.com, *.example.com, or * for any; names in other scripts are written in Punycode"
 	}
 	return name, ""
 }
 
-func isHostname(s string) bool {
+// IsHostname says whether s, in lower case and without a dot at its end, is a
+// name of labels of letters, digits, hyphens and underscores.
+func IsHostname(s string) bool {
 	for label := range strings.SplitSeq(s, ".") {
 		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
 			return false

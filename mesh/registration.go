@@ -40,10 +40,7 @@ func ParseRegistration(row []any) (id string, r Registration, err error) {
 		TTL:        time.Duration(p.integer("ttl_secs", row[4], int64(DefaultTTL/time.Second), 1, int64(maxSpan/time.Second))) * time.Second,
 	}
 	failing, _ := p.text("failing", row[5])
-	r.Failing = failing
-	if len(failing) > MaxFailing {
-		r.Failing = clipTo(failing, MaxFailing-len("…"))
-	}
+	r.Failing = Shorten(failing, MaxFailing)
 	return id, r, p.err()
 }
 

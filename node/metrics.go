@@ -99,7 +99,7 @@ func (c *collector) Collect(out chan<- prometheus.Metric) {
 	for how, count := range st.Ended {
 		counter(descEnded, float64(count), how)
 	}
-	out <- connectHistogram(st)
+	out <- histogram(descConnect, proxy.ConnectBounds[:], st.Connects[:], st.ConnectSum)
 
 	left := map[string]int{sqlite.Backends.Name: 0, sqlite.BackendOptions.Name: 0, sqlite.Services.Name: 0, sqlite.Registrations.Name: 0}
 	last := mesh.Problem{}
@@ -168,15 +168,14 @@ func (c *collector) backends(gauge, counter func(*prometheus.Desc, float64, ...s
 	}
 }
 
-func connectHistogram(st proxy.Stats) prometheus.Metric {
-	buckets := make(map[float64]uint64, len(proxy.ConnectBounds))
-	var total uint64
-	for i, bound := range proxy.ConnectBounds {
-		total += st.Connects[i]
-		buckets[time.Duration(bound).Seconds()] = total
+// histogram is of counts up to each bound, and of a last one above them all.
+func histogram(desc *prometheus.Desc, bounds []time.Duration, counts []uint64, sum time.Duration) prometheus.Metric {
+	buckets, total := make(map[float64]uint64, len(bounds)), uint64(0)
+	for i, bound := range bounds {
+		total += counts[i]
+		buckets[bound.Seconds()] = total
 	}
-	total += st.Connects[len(proxy.ConnectBounds)]
-	return prometheus.MustNewConstHistogram(descConnect, total, st.ConnectSum.Seconds(), buckets)
+	return prometheus.MustNewConstHistogram(desc, total+counts[len(bounds)], sum.Seconds(), buckets)
 }
 
 func truth(b bool) float64 {

@@ -310,11 +310,5 @@ func (c *collector) names(gauge, counter func(*prometheus.Desc, float64, ...stri
 		counter(descDNSForward, float64(st.Forwarded[0]), "answered")
 		counter(descDNSForward, float64(st.Forwarded[1]), "failed")
 	}
-	buckets, total := make(map[float64]uint64, len(dns.Bounds)), uint64(0)
-	for i, bound := range dns.Bounds {
-		total += st.Took[i]
-		buckets[bound.Seconds()] = total
-	}
-	total += st.Took[len(dns.Bounds)]
-	out <- prometheus.MustNewConstHistogram(descDNSTook, total, st.TookSum.Seconds(), buckets)
+	out <- histogram(descDNSTook, dns.Bounds[:], st.Took[:], st.TookSum)
 }

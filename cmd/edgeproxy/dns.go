@@ -143,14 +143,11 @@ func (q *dnsQuery) where(cmd *cobra.Command) (string, error) {
 		}
 		return net.JoinHostPort(host, port), nil
 	}
-	r, err := q.find(cmd)
+	r, err := q.reach(cmd)
 	if err != nil {
 		return "", err
 	}
 	defer r.Close()
-	if err := r.probe(cmd.Context()); err != nil {
-		return "", err
-	}
 	addr := r.pop.DNS
 	if r.file == "" {
 		st, err := r.Status(cmd.Context())

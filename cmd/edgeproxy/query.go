@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/edgeproxy/edgeproxy/api"
-	"github.com/edgeproxy/edgeproxy/config"
 	"github.com/edgeproxy/edgeproxy/crdt/sqlite"
 	"github.com/edgeproxy/edgeproxy/node"
 	"github.com/spf13/cobra"
@@ -67,10 +66,7 @@ func (t *target) query(cmd *cobra.Command, sql string) (a api.QueryAnswer, err e
 		})
 		return a, err
 	}
-	if t.api != "" {
-		return a, usagef("--api and --db name two targets; give one of them")
-	}
-	cfg, _, err := config.Load(cmd.Flags(), t.cli.environ, config.ReadFile)
+	cfg, err := t.fileConfig(cmd)
 	if err != nil {
 		return a, err
 	}

@@ -61,15 +61,35 @@ func (t *target) addRunningFlags(fs *pflag.FlagSet) {
 
 // ask calls do with the running POP.
 func (t *target) ask(cmd *cobra.Command, do func(context.Context, *api.Client) error) error {
-	r, err := t.find(cmd)
+	r, err := t.reach(cmd)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	if err := r.probe(cmd.Context()); err != nil {
-		return err
-	}
 	return do(cmd.Context(), r.Client)
+}
+
+// reach finds the running POP, and that it is the one that is meant. The caller
+// closes it.
+func (t *target) reach(cmd *cobra.Command) (*running, error) {
+	r, err := t.find(cmd)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.probe(cmd.Context()); err != nil {
+		r.Close()
+		return nil, err
+	}
+	return r, nil
+}
+
+// fileConfig is the configuration for the database that --db names.
+func (t *target) fileConfig(cmd *cobra.Command) (*config.Config, error) {
+	if t.api != "" {
+		return nil, usagef("--api and --db name two targets; give one of them")
+	}
+	cfg, _, err := config.Load(cmd.Flags(), t.cli.environ, config.ReadFile)
+	return cfg, err
 }
 
 // with calls do with the POP. Only a command that may create the database
@@ -77,21 +97,9 @@ func (t *target) ask(cmd *cobra.Command, do func(context.Context, *api.Client) e
 func (t *target) with(cmd *cobra.Command, create bool, do func(context.Context, api.POP) error) error {
 	ctx := cmd.Context()
 	if !cmd.Flags().Changed("db") {
-		r, err := t.find(cmd)
-		if err != nil {
-			return err
-		}
-		defer r.Close()
-		if err := r.probe(ctx); err != nil {
-			return err
-		}
-		return do(ctx, r)
+		return t.ask(cmd, func(ctx context.Context, pop *api.Client) error { return do(ctx, pop) })
 	}
-
-	if t.api != "" {
-		return usagef("--api and --db name two targets; give one of them")
-	}
-	cfg, _, err := config.Load(cmd.Flags(), t.cli.environ, config.ReadFile)
+	cfg, err := t.fileConfig(cmd)
 	if err != nil {
 		return err
 	}

@@ -53,15 +53,7 @@ of an event to go on behind it, or now for what comes only.` + runningHelp,
 		Args:              takes(),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			find := func() (*running, error) {
-				r, err := w.find(cmd)
-				if err == nil {
-					if err = r.probe(cmd.Context()); err != nil {
-						r.Close()
-					}
-				}
-				return r, err
-			}
+			find := func() (*running, error) { return w.reach(cmd) }
 			r, err := find()
 			if err != nil {
 				return err

@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"os"
@@ -90,7 +91,7 @@ func Query(ctx context.Context, path, statement string) (*Answer, error) {
 	case codeReadOnly:
 		return nil, fmt.Errorf("%w: it would write (%w)", ErrRefused, err)
 	}
-	return nil, fmt.Errorf("%w: %s%s", ErrStatement, clip(err.Error()), g.position(ctx, c, statement, err))
+	return nil, fmt.Errorf("%w: %s%s", ErrStatement, clip(err.Error()), position(ctx, c, statement, err))
 }
 
 // over has the connection do nothing but what a query may.
@@ -104,11 +105,14 @@ func (g *guard) over(ctx context.Context, c *conn) error {
 			return err
 		}
 	}
-	modules, err := namesOf(ctx, c, "PRAGMA module_list")
-	if err != nil {
+	if err := c.each(ctx, func(rows *sql.Rows) error {
+		var name string
+		err := rows.Scan(&name)
+		g.modules = append(g.modules, strings.ToLower(name))
+		return err
+	}, "PRAGMA module_list"); err != nil {
 		return err
 	}
-	g.modules = modules
 	return c.guard(queryLimits, g.allows)
 }
 
@@ -126,22 +130,6 @@ var queryLimits = map[int]int{
 	9:  1,       // variables
 	10: 1,       // triggers
 	11: 0,       // threads
-}
-
-func namesOf(ctx context.Context, c *conn, query string) (all []string, err error) {
-	rows, err := c.QueryContext(ctx, query)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var name string
-		if err := rows.Scan(&name); err != nil {
-			return nil, err
-		}
-		all = append(all, strings.ToLower(name))
-	}
-	return all, rows.Err()
 }
 
 func answer(ctx context.Context, c *conn, statement string) (*Answer, error) {

@@ -111,7 +111,7 @@ var queryFunctions = func() map[string]bool {
 // position says where in the statement SQLite stumbled, which its words do not:
 // at the first word like the one that it names, up to which the statement
 // already fails alike.
-func (g *guard) position(ctx context.Context, c *conn, statement string, failed error) string {
+func position(ctx context.Context, c *conn, statement string, failed error) string {
 	_, after, ok := strings.Cut(failed.Error(), `near "`)
 	if !ok {
 		return ""
