@@ -74,24 +74,16 @@ func (s *Server) serveReactor(ctx context.Context, ln *net.TCPListener, port *Po
 		other.Close() // closed already, but where all share them
 	}
 	port.atRest()
-	if !broke { // of a port that was closed alone they go on
-		select {
-		case <-ended:
-		case <-ctx.Done():
-		case <-s.killed:
-		}
+	alone, over := context.WithCancel(ctx) // of a port that was closed alone connections go on
+	defer over()
+	if broke {
+		over()
 	}
-	deadline := time.NewTimer(s.settings.Load().Drain)
-	defer deadline.Stop()
-	select {
-	case <-ended:
-	case <-deadline.C:
-	case <-s.killed:
-	}
-	cutNow()
-	g.enter(cutting)
-	s.endSessions(&g.front)
-	<-ended
+	s.drain(alone, ended, func() {
+		cutNow()
+		g.enter(cutting)
+		s.endSessions(&g.front)
+	})
 	<-rested
 	if broke {
 		return fmt.Errorf("accept on %s: %w", ln.Addr(), net.ErrClosed)

@@ -247,20 +247,23 @@ func (s *Server) serveGoroutines(ctx context.Context, ln *net.TCPListener, port 
 		alone = accepts
 	}
 	stop()
-	s.drain(alone, f, cutNow)
+	ended := make(chan struct{})
+	go func() { f.serving.Wait(); close(ended) }()
+	s.drain(alone, ended, func() {
+		cutNow()
+		s.endSessions(f)
+	})
 	return err
 }
 
 // longAgo as a deadline ends every wait on a socket, present and future.
 var longAgo = time.Unix(1, 0)
 
-// drain waits for the connections of a listener to end, and when ctx has ended
-// and the time is over ends those that do not.
-func (s *Server) drain(ctx context.Context, f *front, cutNow context.CancelFunc) {
-	done := make(chan struct{})
-	go func() { f.serving.Wait(); close(done) }()
+// drain waits until the connections of a listener have ended, and when ctx has
+// ended and the time is over has those cut that have not.
+func (s *Server) drain(ctx context.Context, ended <-chan struct{}, cut func()) {
 	select {
-	case <-done:
+	case <-ended:
 		return
 	case <-ctx.Done():
 	case <-s.killed:
@@ -268,14 +271,13 @@ func (s *Server) drain(ctx context.Context, f *front, cutNow context.CancelFunc)
 	deadline := time.NewTimer(s.settings.Load().Drain)
 	defer deadline.Stop()
 	select {
-	case <-done:
+	case <-ended:
 		return
 	case <-deadline.C:
 	case <-s.killed:
 	}
-	cutNow()
-	s.endSessions(f)
-	<-done
+	cut()
+	<-ended
 }
 
 // endSessions ends the connections of a listener that goroutines relay.
