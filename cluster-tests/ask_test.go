@@ -179,6 +179,18 @@ func (p *pop) backends(t testing.TB) map[string]api.Backend {
 	return byID
 }
 
+// counts waits until the POP has counted so many connections that ended for a
+// reason, not one more: a client sees the end before it is counted.
+func (p *pop) counts(t testing.TB, why string, want float64) {
+	t.Helper()
+	eventually(t, soon, func() error {
+		if n := p.metric(t, "edgeproxy_connections_ended_total", fmt.Sprintf("end=%q", why)); n != want {
+			return fmt.Errorf("%v connections ended for %s, want %v", n, why, want)
+		}
+		return nil
+	})
+}
+
 // metric is the sum of the samples that have all the labels, as in
 // metric(t, "edgeproxy_rows_left_out", `table="backends"`).
 func (p *pop) metric(t testing.TB, name string, labels ...string) float64 {

@@ -31,12 +31,7 @@ func TestProtection(t *testing.T) {
 			t.Fatalf("%s: %v, want a reset", from, err)
 		}
 		counted++
-		eventually(t, soon, func() error {
-			if n := p.metric(t, "edgeproxy_connections_ended_total", fmt.Sprintf("end=%q", why)); n != counted {
-				return fmt.Errorf("%v connections ended %q, want %v", n, why, counted)
-			}
-			return nil
-		})
+		p.counts(t, why, counted)
 	}
 	refused("203.0.113.9", "denied")
 	refused("2001:db8::9", "denied")
