@@ -122,7 +122,8 @@ func TestDamagedRows(t *testing.T) {
 }
 
 // TestDamagedLog: of the log that a killed POP leaves behind SQLite takes what
-// comes before the damage, and says nothing. The POP does.
+// comes before the damage, and says nothing. The POP does, also where it was
+// killed while the log was folded into the file, which is then damaged as well.
 func TestDamagedLog(t *testing.T) {
 	t.Parallel()
 	m, first, p := rotten(t)
@@ -141,7 +142,7 @@ func TestDamagedLog(t *testing.T) {
 	})
 	flip(t, p.db+"-wal", func([]byte) []int { return []int{32 + 24 + 1000} })
 	m.recovers(t, p)
-	p.expectLog(t, `"level":"error"`, "log of the routing database was damaged", p.kept(t, "-wal.*.damaged"))
+	p.expectLog(t, `"level":"error"`, "pages in its write-ahead log are lost", p.kept(t, "-wal.*.damaged"))
 }
 
 // TestDamagedAlone: who knows nobody to fill a new one keeps what can be read,

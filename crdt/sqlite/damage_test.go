@@ -178,6 +178,35 @@ func TestLostLog(t *testing.T) {
 	}
 }
 
+// TestLostLogOfHalfAFold: a POP that is killed while SQLite folds the log into
+// the file leaves a file that is whole only together with it. Where that log is
+// damaged too, the error says so of both.
+func TestLostLogOfHalfAFold(t *testing.T) {
+	p := newPop(t, newPath(t), "sa")
+	for i := range 200 {
+		put(t, p.Store, fmt.Sprint(i))
+	}
+	image, log := copyOf(t, p.path), copyOf(t, p.path+"-wal")
+	if err := p.Close(); err != nil {
+		t.Fatal(err)
+	}
+	folded := copyOf(t, p.path)
+	half := append(slices.Clone(folded[:len(folded)/2&^4095]), image[min(len(image), len(folded)/2&^4095):]...)
+	path := newPath(t)
+	write(t, path, half)
+	write(t, path+"-wal", log)
+	openStore(t, path).Close() // with its log it is whole
+
+	write(t, path, half)
+	log[walHeader+frameHeader+1000] ^= 4
+	write(t, path+"-wal", log)
+	_, err := open(t.Context(), path, time.Second)
+	kept, _ := filepath.Glob(path + "-wal.*.damaged")
+	if !errors.Is(err, ErrDamaged) || len(kept) != 1 || !strings.Contains(err.Error(), kept[0]) {
+		t.Errorf("%v, kept %q", err, kept)
+	}
+}
+
 func copyOf(t *testing.T, path string) []byte {
 	t.Helper()
 	return shell(t, `cat "$1"`, path)

@@ -101,6 +101,9 @@ func open(ctx context.Context, path string, busy time.Duration) (*Store, error) 
 	}
 	if err != nil {
 		s.closeLocked()
+		if s.lostLog != "" { // the rest of a fold that was cut: the file alone is neither before nor after it
+			err = fmt.Errorf("%w; %s", err, s.lostLog)
+		}
 		return nil, err
 	}
 	return s, nil
