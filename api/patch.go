@@ -50,7 +50,7 @@ func (p Patch) asGiven(err error, isNew bool) error {
 	switch {
 	case p.Addr != nil:
 		return &mesh.FieldError{Field: "addr", Message: fe.Message}
-	case fe.Field == "port":
+	case fe.Field == "port" || fe.Field == "ip": // of an address that is given, or stands in the row already
 		return fe
 	case p.IP == nil && p.Port == nil && isNew:
 		return &mesh.FieldError{Field: "addr", Message: "is missing; give ip:port, such as 10.50.1.1:8080, or ip and port"}

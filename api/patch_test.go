@@ -53,7 +53,8 @@ func TestAsGiven(t *testing.T) {
 	}{
 		{Patch{}, "wg_ip", true, "addr", true},
 		{Patch{Port: port}, "wg_ip", true, "ip", true},
-		{Patch{Port: port}, "ip", true, "ip", true},
+		{Patch{Port: port}, "ip", true, "ip", false}, // the row's own is refused
+		{Patch{}, "ip", true, "ip", false},
 		{Patch{Port: port}, "wg_ip", false, "ip", false}, // the row's own makes no sense
 		{Patch{IP: ip}, "wg_ip", true, "ip", false},
 		{Patch{IP: ip}, "port", true, "port", false},

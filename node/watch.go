@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"github.com/edgeproxy/edgeproxy/api"
 	"github.com/edgeproxy/edgeproxy/mesh"
 	"github.com/edgeproxy/edgeproxy/mesh/feed"
+	"github.com/edgeproxy/edgeproxy/proxy/route"
 )
 
 const (
@@ -152,25 +154,13 @@ func backendState(b *mesh.Backend) api.BackendState {
 	s := api.BackendState{
 		ID: b.ID, App: b.App, Region: string(b.Region), Addr: b.Addr.String(), Healthy: b.Healthy,
 		Weight: b.Weight, SoftLimit: b.SoftLimit, HardLimit: b.HardLimit, Country: b.Country,
-		State: "up", Failing: failing(b),
+		State: cmp.Or(string(route.Excluded(b, 0)), "up"), Failing: failing(b),
 	}
 	if b.Check != nil {
 		s.HealthCheck = b.Check.String()
 	}
 	if b.ProxyOut != mesh.ProxyOff {
 		s.ProxyProtocol = b.ProxyOut.String()
-	}
-	switch {
-	case b.Deleted:
-		s.State = "deleted"
-	case !b.Healthy:
-		s.State = "unhealthy"
-	case b.Expired:
-		s.State = "expired"
-	case b.Failing():
-		s.State = "failing"
-	case b.Draining:
-		s.State = "draining"
 	}
 	return s
 }

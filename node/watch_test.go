@@ -11,6 +11,7 @@ import (
 
 	"github.com/edgeproxy/edgeproxy/api"
 	"github.com/edgeproxy/edgeproxy/mesh"
+	"github.com/edgeproxy/edgeproxy/proxy/route"
 )
 
 func pictureOf(rows mesh.Rows) *mesh.Snapshot {
@@ -79,6 +80,32 @@ func TestWatchesSayWhatChanged(t *testing.T) {
 	s.Close()
 	if _, err := w.Watch("", api.WatchFilter{}); !errors.Is(err, api.ErrUnavailable) || !strings.Contains(err.Error(), "over and out") || w.watchers() != 0 {
 		t.Errorf("after the end: %v, %d watchers", err, w.watchers())
+	}
+}
+
+// TestWatchersSeeTheStateOfTheAPI: where more than one thing keeps a backend out
+// of routing, GET /api/v1/backends and a watcher name the same one.
+func TestWatchersSeeTheStateOfTheAPI(t *testing.T) {
+	b := pictureOf(mesh.Rows{Backends: [][]any{backendRow("a", "shop", 1)}}).Backends[0]
+	if got := backendState(&b).State; got != "up" {
+		t.Errorf("state %s, want up", got)
+	}
+	b.Registration = &mesh.Registration{Failing: "no disk"}
+	for _, also := range []struct {
+		set  func()
+		want string
+	}{
+		{func() {}, "failing"},
+		{func() { b.Expired = true }, "expired"},
+		{func() { b.Draining = true }, "draining"},
+		{func() { b.Healthy = false }, "unhealthy"},
+		{func() { b.Deleted = true }, "deleted"},
+	} {
+		also.set()
+		_, _, why := new(route.Router).Load(&b, time.Now())
+		if got := backendState(&b).State; got != also.want || got != string(why) {
+			t.Errorf("state %s, the API's %s; want %s", got, why, also.want)
+		}
 	}
 }
 

@@ -55,11 +55,11 @@ const (
 func (r *Router) Load(b *mesh.Backend, now time.Time) (own, all int64, why Exclusion) {
 	s := r.Slots.find(b.ID)
 	if s == nil {
-		return 0, 0, excluded(b, 0)
+		return 0, 0, Excluded(b, 0)
 	}
 	own = s.Connections()
 	all = own + s.others.Load()
-	why = excluded(b, all)
+	why = Excluded(b, all)
 	switch {
 	case why != Included && why != Full:
 	case s.down.Load() != 0:
@@ -70,7 +70,8 @@ func (r *Router) Load(b *mesh.Backend, now time.Time) (own, all int64, why Exclu
 	return own, all, why
 }
 
-func excluded(b *mesh.Backend, connections int64) Exclusion {
+// Excluded says why a backend with so many connections takes no new ones, by its row alone.
+func Excluded(b *mesh.Backend, connections int64) Exclusion {
 	switch {
 	case b.Deleted:
 		return Deleted
