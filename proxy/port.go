@@ -70,7 +70,7 @@ func (s *Server) Set(p *Port, services ...mesh.Service) {
 		}
 	}
 	if r.plain == nil {
-		r.names, _ = sni.NewTable(entries)
+		r.names = sni.NewTable(entries)
 	}
 	p.routes.Store(r)
 }

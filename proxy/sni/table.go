@@ -1,6 +1,9 @@
 package sni
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // Entry is a pattern and what it leads to: a name ("www.example.com"), a
 // wildcard of one label ("*.example.com", RFC 6125, 6.4.3: it matches neither
@@ -8,12 +11,6 @@ import "strings"
 type Entry[T any] struct {
 	Pattern string
 	Value   T
-}
-
-// Duplicate is an entry that has no effect, its pattern being First's already.
-type Duplicate[T any] struct {
-	Pattern      string
-	Value, First T
 }
 
 // Table finds values by name: the exact one wins, then the wildcard, then "*".
@@ -26,37 +23,20 @@ type Table[T any] struct {
 
 // NewTable takes patterns as rows of services have them, checked; others match no name that
 // Parse returns. Upper case and a dot at the end do not matter. Of two that are
-// the same the first wins, and the others are returned.
-func NewTable[T any](entries []Entry[T]) (*Table[T], []Duplicate[T]) {
+// the same the first wins.
+func NewTable[T any](entries []Entry[T]) *Table[T] {
 	t := &Table[T]{exact: map[string]T{}, wildcard: map[string]T{}}
-	var twice []Duplicate[T]
-	for _, e := range entries {
+	for _, e := range slices.Backward(entries) { // so that the first is put in last
 		pattern := strings.TrimSuffix(strings.ToLower(e.Pattern), ".")
-		if first, ok := t.add(pattern, e.Value); !ok {
-			twice = append(twice, Duplicate[T]{e.Pattern, e.Value, first})
+		if pattern == "*" {
+			t.any = &e.Value
+		} else if label, ok := strings.CutPrefix(pattern, "*"); ok {
+			t.wildcard[label] = e.Value
+		} else {
+			t.exact[pattern] = e.Value
 		}
 	}
-	return t, twice
-}
-
-// add returns what has the pattern already, and false, if something has.
-func (t *Table[T]) add(pattern string, value T) (first T, ok bool) {
-	if pattern == "*" {
-		if t.any != nil {
-			return *t.any, false
-		}
-		t.any = &value
-		return first, true
-	}
-	in := t.exact
-	if strings.HasPrefix(pattern, "*.") {
-		in, pattern = t.wildcard, pattern[1:]
-	}
-	if first, taken := in[pattern]; taken {
-		return first, false
-	}
-	in[pattern] = value
-	return first, true
+	return t
 }
 
 // Lookup returns the value for a name as Hello has it; "" stands for none.
