@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"time"
 )
@@ -18,7 +19,7 @@ func (l Load) append(b []byte) []byte {
 	b = binary.AppendUvarint(b, uint64(len(l.Rates)))
 	for _, r := range l.Rates {
 		b = appendString(appendString(b, r.App), r.Region)
-		b = binary.AppendUvarint(b, uint64(r.Rate*1000))
+		b = binary.AppendUvarint(b, uint64(math.Round(r.Rate*1000)))
 	}
 	b = binary.AppendUvarint(b, uint64(len(l.Verdicts)))
 	for _, id := range slices.Sorted(maps.Keys(l.Verdicts)) {

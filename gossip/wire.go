@@ -236,7 +236,7 @@ func (f byeFrame) append(b []byte) []byte {
 func decodeBye(b []byte) (f byeFrame, err error) {
 	r := &reader{b: b}
 	f.code = byeCode(r.byte())
-	if f.text = r.string(3 * maxText); r.err == nil && !utf8.ValidString(f.text) {
+	if f.text = r.string(maxText); r.err == nil && !utf8.ValidString(f.text) {
 		r.fail(errors.New("text that is not UTF-8"))
 	}
 	return f, r.end("bye")

@@ -99,6 +99,9 @@ func parseCheck(text string) (Check, error) {
 			return Check{}, fmt.Errorf("%s: %w", clip(key), err)
 		}
 	}
+	if n := len(c.String()); n > maxCheck { // 1h is written as 1h0m0s
+		return Check{}, fmt.Errorf("is %d bytes long written in full, at most %d are allowed", n, maxCheck)
+	}
 	return c, nil
 }
 

@@ -150,13 +150,14 @@ func listenAddr(s string) (addr, why string) {
 		return ":" + strconv.FormatUint(n, 10), ""
 	}
 	at, err := netip.ParseAddrPort(s)
+	at = netip.AddrPortFrom(at.Addr().Unmap(), at.Port()) // ::ffff:0.0.0.0 is every address too
 	if err != nil || at.Port() == 0 || at.Addr().IsMulticast() {
 		return "", "is no address to listen on: want a port from 1 to 65535, alone or behind an IP address: 443, 192.0.2.1:443 or [2001:db8::1]:443"
 	}
 	if at.Addr().IsUnspecified() {
 		return listenAddr(strconv.Itoa(int(at.Port())))
 	}
-	return netip.AddrPortFrom(at.Addr().Unmap(), at.Port()).String(), ""
+	return at.String(), ""
 }
 
 // sniName takes a DNS name, with one * in the place of its first label, or *.

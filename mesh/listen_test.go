@@ -125,6 +125,7 @@ func TestRegistrations(t *testing.T) {
 // is within bounds and means the same when read again.
 func FuzzListening(f *testing.F) {
 	f.Add(":443,[::1]:80", "tls-terminate", "a.example.com,*.b.example", "h2", "v2")
+	f.Add("[::ffff:0.0.0.0]:80", "", "", "", "")
 	f.Fuzz(func(t *testing.T, listen, mode, names, alpn, out string) {
 		s, _ := ParseService(with(map[string]any{"listen": listen, "mode": mode, "sni": names, "alpn": alpn, "proxy_protocol": out}))
 		if len(s.Listen) > maxListen || len(s.SNI) > maxSNI || len(s.ALPN) > maxALPN || s.Mode != TCP && !s.Mode.TLS() {

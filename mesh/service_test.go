@@ -66,6 +66,7 @@ func TestBadChecks(t *testing.T) {
 		"http status=200-":                     "status",
 		"http colour=red":                      "colour",
 		"tcp " + strings.Repeat("x", megabyte): "long",
+		"http interval=1h path=/" + strings.Repeat("a", 1000): "long", // written as 1h0m0s
 	} {
 		c, err := ParseCheck(text)
 		if err == nil || !strings.Contains(err.Error(), word) || !strings.Contains(err.Error(), "want off, tcp or http") || len(err.Error()) > 1000 {
@@ -79,6 +80,7 @@ func TestBadChecks(t *testing.T) {
 func FuzzParseCheck(f *testing.F) {
 	f.Add("off")
 	f.Add("tcp interval=2s port=1")
+	f.Add("http interval=1h path=/" + strings.Repeat("a", maxCheck-len("http interval=1h path=/")))
 	f.Add("http path=/health status=200-299 interval=5s timeout=2s rise=2 fall=3 port=8081 host=a.example")
 	f.Fuzz(func(t *testing.T, text string) {
 		c, err := ParseCheck(text)

@@ -41,9 +41,10 @@ func TestStuckInApply(t *testing.T) {
 	add(b, "after")
 	until(t, "a routes to what b was told afterwards", func() bool { return a.routes("after") })
 	until(t, "b is ready", func() bool { return len(b.notReady()) == 0 })
-	if members := b.mesh().members(); len(members) != 2 || slices.ContainsFunc(members, func(m api.Member) bool { return m.Status != "alive" }) {
-		t.Errorf("members %+v", members)
-	}
+	until(t, "b knows both alive", func() bool {
+		members := b.mesh().members()
+		return len(members) == 2 && !slices.ContainsFunc(members, func(m api.Member) bool { return m.Status != "alive" })
+	})
 }
 
 func (n *Node) routes(id string) bool {

@@ -361,8 +361,8 @@ func TestServiceIdleTimeout(t *testing.T) {
 		t.Run(impl.name, func(t *testing.T) {
 			b := newBackend(t, echo)
 			r := serves(t, impl, setup{Config: Config{Settings: Settings{LingerTimeout: 100 * time.Millisecond}}, targets: b.one()}, mesh.Service{Mode: mesh.TCP, IdleTimeout: 300 * time.Millisecond})
-			c := dial(t, r.addr)
 			began := time.Now()
+			c := dial(t, r.addr)
 			if n, err := io.Copy(io.Discard, c); n != 0 || err != nil {
 				t.Errorf("%d bytes, %v", n, err)
 			}

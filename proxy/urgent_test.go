@@ -39,9 +39,7 @@ func caseUrgent(t *testing.T, start starter) {
 			}
 		}
 	}
-	if n := r.Stats().Ended[endClosed.String()]; n != r.Stats().Accepted {
-		t.Errorf("of %d connections %d ended closed", r.Stats().Accepted, n)
-	}
+	eventually(t, "all ended closed", func() bool { return r.Stats().Ended[endClosed.String()] == r.Stats().Accepted })
 }
 
 func sendUrgent(t testing.TB, c *net.TCPConn) {

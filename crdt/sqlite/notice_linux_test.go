@@ -24,7 +24,7 @@ func quiet(notices <-chan struct{}) {
 	for {
 		select {
 		case <-notices:
-		case <-time.After(50 * time.Millisecond):
+		case <-time.After(500 * time.Millisecond):
 			return
 		}
 	}
