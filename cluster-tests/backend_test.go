@@ -120,6 +120,16 @@ func listen(t testing.TB) *net.TCPListener {
 	return ln.(*net.TCPListener)
 }
 
+// listenKept listens on an address whose port nobody else is given while the listener is closed.
+func listenKept(t testing.TB) *net.TCPListener {
+	t.Helper()
+	ln, err := net.Listen("tcp", ownHost()+":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ln.(*net.TCPListener)
+}
+
 func addrOf(ln net.Listener) netip.AddrPort { return ln.Addr().(*net.TCPAddr).AddrPort() }
 
 // startHandler runs a backend that does with each connection what the test

@@ -37,7 +37,6 @@ func TestGarbageHeaders(t *testing.T) {
 		"v1 ends without CR":      "PROXY TCP4 1.2.3.4 5.6.7.8 1 2\n",
 		"v1 twice v2 in disguise": "PROXY \r\n" + signature,
 	}
-	began := time.Now()
 	for name, h := range headers {
 		// A write may find the connection gone already; it is the end that counts.
 		c, err := p.dial([]byte(h))
@@ -47,13 +46,10 @@ func TestGarbageHeaders(t *testing.T) {
 			}
 			continue
 		}
-		if err := closedSoon(c, 2*time.Second); err != nil {
+		if err := closedSoon(c, soon); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 		c.Close()
-	}
-	if took := time.Since(began); took > 10*time.Second {
-		t.Errorf("it took %s to refuse %d headers", took, len(headers))
 	}
 	if n := a.Accepted(); n != 0 {
 		t.Errorf("the backend saw %d connections", n)
@@ -73,13 +69,13 @@ func TestSilentClients(t *testing.T) {
 	var all sync.WaitGroup
 	for name, first := range map[string]string{"nothing": "", "half of v1": "PROXY TCP4 1.2", "half of v2": "\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c\x01\x02", "one byte": "P"} {
 		all.Go(func() {
+			began := time.Now()
 			c, err := p.dial([]byte(first))
 			if err != nil {
 				t.Errorf("%s: %v", name, err)
 				return
 			}
 			defer c.Close()
-			began := time.Now()
 			if err := closedSoon(c, 8*time.Second); err != nil {
 				t.Errorf("%s: %v", name, err)
 			}

@@ -72,7 +72,7 @@ func TestEmptyDisk(t *testing.T) {
 	old := m.pops[2]
 	old.kill(t)
 	m.pops[0].sql(t, "UPDATE backends SET weight=7")
-
+	settle(t, converged, m.pops[:2]...)
 	p := newPOP(t, old.env...)
 	p.set("EDGEPROXY_DB_PATH", p.db)
 	m.pops[2] = p

@@ -176,7 +176,7 @@ func TestDeleteAgainstUpdate(t *testing.T) {
 // clocksApart is more than POPs that have only just begun take each other's
 // clocks to differ: of two writes on two of them that are closer the one may be
 // the later or the other.
-const clocksApart = 300 * time.Millisecond
+const clocksApart = 3 * time.Second
 
 // TestEditsWithTheDaemonDown are picked up at the next start, with the time
 // at which they were made.

@@ -130,9 +130,12 @@ func TestStatusOfALockedDatabase(t *testing.T) {
 	holder.do(t, "BEGIN IMMEDIATE")
 	other.sql(t, "UPDATE backends SET weight = 3")
 	client := http.Client{Timeout: 2 * time.Second} // of the five that a write waits
-	for end := time.Now().Add(4 * time.Second); time.Now().Before(end); <-time.After(50 * time.Millisecond) {
+	for end := time.Now().Add(6 * time.Second); time.Now().Before(end); <-time.After(50 * time.Millisecond) {
 		for _, path := range []string{"/metrics", "/api/v1/status", "/ready"} {
 			res, err := client.Get("http://" + p.apiAddr() + path)
+			if err != nil { // a machine may stand still once; who waits for the lock waits each time
+				res, err = client.Get("http://" + p.apiAddr() + path)
+			}
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -106,6 +106,7 @@ func TestDNSHalfActivated(t *testing.T) {
 		cmd.Path, cmd.ExtraFiles = "/bin/sh", []*os.File{tcp}
 	}
 	p.start(t)
+	p.expectLog(t, "DNS is off", "dnsudp")
 	if lines := p.log.lines("DNS is off"); p.DNS != "" || len(lines) != 1 || !strings.Contains(lines[0], "dnsudp") {
 		t.Errorf("DNS at %q, said %q", p.DNS, lines)
 	}

@@ -24,7 +24,7 @@ type door struct {
 func newDoor(t testing.TB) *door {
 	t.Helper()
 	d := &door{open: map[net.Conn]bool{}}
-	ln := listen(t)
+	ln := listenKept(t)
 	d.addr = addrOf(ln)
 	d.serve(ln)
 	t.Cleanup(d.shut)

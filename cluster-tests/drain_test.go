@@ -36,9 +36,12 @@ func TestDrain(t *testing.T) {
 	if a := p.ask(t, "GET", "/health", ""); a.code != 200 {
 		t.Errorf("/health while draining: %+v", a)
 	}
-	if st := p.status(t); st.Ready || st.Connections != 3 {
-		t.Errorf("status while draining: %+v", st)
-	}
+	eventually(t, soon, func() error { // those that were refused are no connections, a moment later
+		if st := p.status(t); st.Ready || st.Connections != 3 {
+			return fmt.Errorf("status while draining: %+v", st)
+		}
+		return nil
+	})
 	p.sql(t, "UPDATE backends SET healthy=0") // the open ones do not care
 	for _, v := range open {
 		v.alive(t)

@@ -91,7 +91,8 @@ func TestReadiness(t *testing.T) {
 	full.launch(t)
 	full.reaches(t, func() error { return full.goesTo("", "sa-1") })
 	served := time.Since(began)
-	if err := full.notReady("first exchange", nobody.setting("EDGEPROXY_GOSSIP_ADDR")); err != nil && time.Since(began) < 4*time.Second {
+	names := func() error { return full.notReady("first exchange", nobody.setting("EDGEPROXY_GOSSIP_ADDR")) }
+	if err := waitFor(time.Second, names); err != nil && time.Since(began) < 4*time.Second {
 		t.Errorf("right after its start: %v", err)
 	}
 	full.reaches(t, full.isReady)

@@ -104,8 +104,16 @@ func ownAddrs(t testing.TB) (gossip, sync string) {
 	if runtime.GOOS != "linux" {
 		return freeAddress(t), freeAddress(t)
 	}
-	host := fmt.Sprintf("127.%d.%d.%d", 1+mathrand.N(254), mathrand.N(256), 1+mathrand.N(254))
+	host := ownHost()
 	return host + ":7946", host + ":7947"
+}
+
+// ownHost is an address of this machine that is nobody else's, where it has more than one.
+func ownHost() string {
+	if runtime.GOOS != "linux" {
+		return "127.0.0.1"
+	}
+	return fmt.Sprintf("127.%d.%d.%d", 1+mathrand.N(254), mathrand.N(256), 1+mathrand.N(254))
 }
 
 // start runs all, the first one first.

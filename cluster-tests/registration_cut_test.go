@@ -65,7 +65,7 @@ func TestWhoIsCutOffDeletesNothing(t *testing.T) {
 // and a successor at another address, outlive the agent.
 func TestAgentLeavesWhatIsNotItsOwn(t *testing.T) {
 	t.Parallel()
-	p := startPOP(t, startBackends(t, "us"), threeSeconds, allowLoopback, "EDGEPROXY_HEALTH_CHECK=off")
+	p := startPOP(t, startBackends(t, "us"), sixSeconds, allowLoopback, "EDGEPROXY_HEALTH_CHECK=off")
 	operators, successors := startBackend(t, "sa-1", "sa"), startBackend(t, "sa-2", "sa")
 	first, second := startAgent(t, startBackend(t, "sa-1", "sa"), []*pop{p}), startAgent(t, startBackend(t, "sa-2", "sa"), []*pop{p})
 	onAll(t, converged, []*pop{p}, "sa-1", "up")
@@ -80,6 +80,7 @@ func TestAgentLeavesWhatIsNotItsOwn(t *testing.T) {
 	}
 	first.ends(t, 0)
 	second.ends(t, 0, "not unregistered: it is another's by now")
+	p.beat(t, "sa-2", "", 200)
 	for id, b := range map[string]*backend{"sa-1": operators, "sa-2": successors} {
 		if v := p.backends(t)[id]; v.State != "up" || v.Addr != b.addr.String() {
 			t.Errorf("%s is %+v, want it at %s", id, v, b.addr)
@@ -91,13 +92,13 @@ func TestAgentLeavesWhatIsNotItsOwn(t *testing.T) {
 // them refuses them, as its records are damaged: agents go to the next one.
 func TestHeartbeatsThatAreNotSent(t *testing.T) {
 	t.Parallel()
-	m := newMesh(t, 2, threeSeconds, allowLoopback)
+	m := newMesh(t, 2, sixSeconds, allowLoopback)
 	good, bad := m.pops[0], m.pops[1]
 	startAgent(t, startBackend(t, "sa-2", "sa"), []*pop{bad, good})
 	onAll(t, converged, m.pops, "sa-2", "up")
 	bad.sql(t, `CREATE TRIGGER no_more BEFORE INSERT ON crdt_rows BEGIN SELECT RAISE(ABORT, 'no more'); END;
 		CREATE TRIGGER no_change BEFORE UPDATE ON crdt_rows BEGIN SELECT RAISE(ABORT, 'no more'); END`)
-	for end := time.Now().Add(7 * time.Second); time.Now().Before(end); <-time.After(100 * time.Millisecond) {
+	for end := time.Now().Add(12 * time.Second); time.Now().Before(end); <-time.After(100 * time.Millisecond) {
 		for _, p := range m.pops {
 			if state := p.states(t)["sa-2"]; state != "up" {
 				t.Fatalf("%s has it as %s: %s", p.Node, state, p.backends(t)["sa-2"].Why)

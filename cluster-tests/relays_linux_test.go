@@ -75,6 +75,8 @@ func (r *relays) add(p *pop) error {
 	p.set("EDGEPROXY_GOSSIP_ADDR", r.real(i).String()+":7946")
 	p.set("EDGEPROXY_SYNC_ADDR", r.real(i).String()+":7947")
 	p.set("EDGEPROXY_ADVERTISE_ADDR", r.front(i).String())
+	p.set("EDGEPROXY_LISTEN_ADDR", r.real(i).String()+":0") // nobody else gets the port while the POP is down
+	p.set("EDGEPROXY_API_ADDR", r.real(i).String()+":0")
 	if i > 0 {
 		p.set("EDGEPROXY_JOIN", r.front(0).String())
 	}

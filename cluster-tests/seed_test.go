@@ -61,7 +61,7 @@ func expectLines(t *testing.T, what, got string, want ...string) {
 func TestSeedREADME(t *testing.T) {
 	t.Parallel()
 	sa := startBackend(t, "sa-node-1", "sa")
-	p := newPOP(t, "EDGEPROXY_LISTEN_ADDR=0.0.0.0:0", "EDGEPROXY_DB_PATH=routing.db", "EDGEPROXY_REGION=us",
+	p := newPOP(t, unchecked, "EDGEPROXY_LISTEN_ADDR=0.0.0.0:0", "EDGEPROXY_DB_PATH=routing.db", "EDGEPROXY_REGION=us",
 		"EDGEPROXY_DB_RELOAD_SECS=5", "EDGEPROXY_BINDING_TTL_SECS=600", "EDGEPROXY_PROXY_PROTOCOL=on", "EDGEPROXY_TRUSTED_PROXIES=127.0.0.1")
 	script(t, p.db, seedTable+seedExample)
 	p.start(t)
@@ -129,7 +129,7 @@ func TestSeedMocks(t *testing.T) {
 // not read; it is carried.
 func TestSeedWithCountry(t *testing.T) {
 	t.Parallel()
-	p := newPOP(t)
+	p := newPOP(t, unchecked)
 	script(t, p.db, strings.Replace(seedTable, "    wg_ip TEXT,", "    country TEXT,\n    wg_ip TEXT,", 1)+
 		`INSERT INTO backends VALUES ('sa-node-1', 'myapp', 'sa', 'BR', '10.50.1.1', 8080, 1, 2, 50, 100, 0);`)
 	p.start(t)
@@ -152,7 +152,7 @@ func TestSeedWithCountry(t *testing.T) {
 // TestRepositorysSQL: sql/*.sql make a database, and do no harm to one in use.
 func TestRepositorysSQL(t *testing.T) {
 	t.Parallel()
-	p := newPOP(t)
+	p := newPOP(t, unchecked)
 	script(t, p.db, repoFile(t, "sql/create_routing_db.sql"))
 	p.start(t)
 	script(t, p.db, repoFile(t, "sql/create_routing_db.sql"))

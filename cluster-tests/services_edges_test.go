@@ -26,7 +26,7 @@ func TestDrainOfTLS(t *testing.T) {
 	onRelays(t, func(t *testing.T, relay string) {
 		ca := newAuthority(t)
 		p, addr, _ := terminating(t, relay, startBackend(t, "plain", "sa").row(), ca.issue(t, "site.example", "*.site.example"), nil)
-		p.set("EDGEPROXY_DRAIN_SECS", "1")
+		p.set("EDGEPROXY_DRAIN_SECS", "4")
 		p.stop(t)
 		p.start(t)
 		eventually(t, soon, func() error { _, err := greeted(addr, ca.client("site.example"), nil); return err })
@@ -53,8 +53,8 @@ func TestDrainOfTLS(t *testing.T) {
 		if code := p.wait(t, soon); code != 0 {
 			t.Errorf("ended with %d", code)
 		}
-		if took := time.Since(asked); took > 4*time.Second {
-			t.Errorf("it ended after %s, want about 1s", took)
+		if took := time.Since(asked); took > 20*time.Second {
+			t.Errorf("it ended after %s, want about 4s", took)
 		}
 		for _, c := range []net.Conn{silent, began, stuck.Conn} {
 			_ = c.SetReadDeadline(time.Now().Add(soon))

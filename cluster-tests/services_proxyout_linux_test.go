@@ -160,7 +160,7 @@ func TestProxyOut(t *testing.T) {
 			for _, version := range []string{"v1", "v2"} {
 				app := name + version
 				addrs[app] = freeAddress(t)
-				columns := map[string]string{"listen": addrs[app], "proxy_protocol": version, "health_check": "http interval=200ms timeout=2s fall=1"}
+				columns := map[string]string{"listen": addrs[app], "proxy_protocol": version, "health_check": "http interval=200ms timeout=30s fall=1"}
 				if version == "v2" { // by the backend's row, against its service's
 					columns["proxy_protocol"] = "v1"
 					fmt.Fprintf(&statements, "INSERT INTO backend_options (id, proxy_protocol) VALUES ('%s', 'v2');", app)

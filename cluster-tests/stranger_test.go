@@ -43,9 +43,7 @@ func TestWrongKey(t *testing.T) {
 			if err := s.alone(); err != nil {
 				t.Error(err)
 			}
-			if err := formed(m.pops...); err != nil {
-				t.Error(err)
-			}
+			together(t, m.pops...)
 			for _, p := range m.pops {
 				if members, err := look[[]api.Member](p, "members"); err != nil || len(members) != 2 {
 					t.Errorf("%s has %d members, %v", p.Node, len(members), err)

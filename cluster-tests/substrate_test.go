@@ -1,6 +1,7 @@
 package clustertests
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -50,6 +51,7 @@ type processes struct {
 	host  string // where backends listen
 	disks bool   // each POP has a disk of its own
 	mocks map[string]*mock
+	home  string // where those listen; nobody else is given their ports while they are down
 }
 
 // mock is a backend that can be down for a while.
@@ -137,7 +139,7 @@ func (s *processes) backends(m *mesh) (map[string]netip.AddrPort, error) {
 	for _, region := range []string{"sa", "us", "eu"} {
 		for i := range 3 {
 			id := fmt.Sprintf("%s-node-%d", region, i+1)
-			m := &mock{id: id, region: region, addr: s.host + ":0"}
+			m := &mock{id: id, region: region, addr: cmp.Or(s.home, s.host) + ":0"}
 			addr, err := m.start()
 			if err != nil {
 				return nil, err
@@ -252,7 +254,7 @@ type loopback struct {
 
 func newLoopback(t testing.TB, seed uint64, disks bool) *loopback {
 	l := newLinks(seed)
-	return &loopback{processes{t: t, links: l, host: "127.0.0.1", disks: disks}, newRelays(t, l)}
+	return &loopback{processes{t: t, links: l, host: "127.0.0.1", home: ownHost(), disks: disks}, newRelays(t, l)}
 }
 
 func (s *loopback) refuses(fault string) string {

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -170,13 +171,14 @@ func TestWatcherCutAndResumed(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	writers := []*sqlSession{openSQL(t, m.pops[0].db), openSQL(t, m.pops[1].db)}
 	var writing sync.WaitGroup
-	writes, deletes := 0, 0
+	var writes atomic.Int64
+	deletes := 0
 	writing.Go(func() {
 		ticker := time.NewTicker(20 * time.Millisecond) // 50 a second
 		defer ticker.Stop()
-		for ; ctx.Err() == nil; writes++ {
+		for ; ctx.Err() == nil; writes.Add(1) {
 			id := fmt.Sprintf("b%02d", random.IntN(20))
-			statement := fmt.Sprintf("INSERT INTO backends VALUES('%s','shop','sa','10.0.0.1',80,1,%d,1,0,0) ON CONFLICT(id) DO UPDATE SET weight=excluded.weight", id, writes+1)
+			statement := fmt.Sprintf("INSERT INTO backends VALUES('%s','shop','sa','10.0.0.1',80,1,%d,1,0,0) ON CONFLICT(id) DO UPDATE SET weight=excluded.weight", id, writes.Load()+1)
 			if random.IntN(4) == 0 {
 				statement = fmt.Sprintf("DELETE FROM backends WHERE id='%s'", id)
 				deletes++
@@ -189,7 +191,7 @@ func TestWatcherCutAndResumed(t *testing.T) {
 		}
 	})
 	f := newFollower(m.pops[1], "backend")
-	for i := range cuts {
+	for i, began := 0, time.Now(); i < cuts || writes.Load() < int64(cuts/2) && time.Since(began) < soon; i++ {
 		reading, cut := context.WithTimeout(t.Context(), time.Duration(10+i%40)*time.Millisecond)
 		err := f.follow(reading, func() bool { return false })
 		if !errors.Is(err, context.DeadlineExceeded) {
@@ -207,10 +209,10 @@ func TestWatcherCutAndResumed(t *testing.T) {
 		}
 		return nil
 	})
-	if len(f.resets) != 1 || writes < cuts/2 {
-		t.Errorf("resets %q, want one; %d writes, of them %d deletes", f.resets, writes, deletes)
+	if len(f.resets) != 1 || writes.Load() < int64(cuts/2) {
+		t.Errorf("resets %q, want one; %d writes, of them %d deletes", f.resets, writes.Load(), deletes)
 	}
-	t.Logf("%d writes, of them %d deletes; %d changes came", writes, deletes, len(f.seen))
+	t.Logf("%d writes, of them %d deletes; %d changes came", writes.Load(), deletes, len(f.seen))
 }
 
 // TestWatcherOfAnotherLife: a stream ends in order when the POP drains; an id of
@@ -219,12 +221,15 @@ func TestWatcherOfAnotherLife(t *testing.T) {
 	t.Parallel()
 	p := startPOP(t, startBackends(t, "sa", "us"))
 	f := newFollower(p, "")
-	f.catchUp(t)
-	for _, key := range []string{"backend/sa-1", "backend/us-1", "member/" + p.Node} {
-		if f.states[key] == nil {
-			t.Errorf("it is ready without %s: %v", key, sorted(f.states))
+	eventually(t, soon, func() error { // a POP is ready before it has looked who is there
+		f.catchUp(t)
+		for _, key := range []string{"backend/sa-1", "backend/us-1", "member/" + p.Node} {
+			if f.states[key] == nil {
+				return fmt.Errorf("it is ready without %s: %v", key, sorted(f.states))
+			}
 		}
-	}
+		return nil
+	})
 	p.sql(t, insert(at("dead", "sa", refusing(t))))
 	eventually(t, soon, func() error {
 		f.catchUp(t)
