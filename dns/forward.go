@@ -71,8 +71,18 @@ func (s *Server) answerOf(ctx context.Context, req *request) (packet []byte, rco
 	if err != nil {
 		return req.failed()
 	}
-	m := req.adopt(answered)
-	return pack(m, req.limit), m.Rcode
+	return req.passedOn(answered)
+}
+
+// passedOn is another server's answer, packed for the client; SERVFAIL where it
+// has records that the library can read and not write again.
+func (r *request) passedOn(answered *dns.Msg) (packet []byte, rcode int) {
+	m := r.adopt(answered)
+	packet = pack(m, r.limit)
+	if new(dns.Msg).Unpack(packet) != nil {
+		return r.failed()
+	}
+	return packet, m.Rcode
 }
 
 // failed is the answer where no other server gives one.
@@ -102,7 +112,9 @@ func (r *request) adopt(m *dns.Msg) *dns.Msg {
 	if m.Rcode > 15 { // EDNS's, and about our query
 		m.Rcode = dns.RcodeServerFailure
 	}
-	m.Extra = slices.DeleteFunc(m.Extra, func(rr dns.RR) bool { return rr.Header().Rrtype == dns.TypeOPT })
+	m.Extra = slices.DeleteFunc(m.Extra, func(rr dns.RR) bool { // what is between that server and us
+		return rr.Header().Rrtype == dns.TypeOPT || rr.Header().Rrtype == dns.TypeTSIG
+	})
 	r.addOPT(m, false)
 	return m
 }
