@@ -75,7 +75,7 @@ func copyTarget() *target {
 
 // One tiny round of everything: what is measured may be anything, but it must be there, positive and consistent.
 func TestRound(t *testing.T) {
-	cfg := config{rounds: 1, window: 50 * time.Millisecond, measures: allMeasures(), conns: 8, streams: 2, idle: 20, most: 80, few: 1, settle: 20 * time.Millisecond, network: "shared"}
+	cfg := config{rounds: 1, window: 250 * time.Millisecond, measures: allMeasures(), conns: 8, streams: 2, idle: 20, most: 80, few: 1, settle: 20 * time.Millisecond, network: "shared"}
 	var progress strings.Builder
 	rig, err := newRig(cfg, t.TempDir(), &progress)
 	if err != nil {

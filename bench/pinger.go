@@ -45,10 +45,10 @@ func (p *pinger) run(course *course) {
 		fd, err := socketTo(source, 0)
 		if err == nil {
 			p.fds = append(p.fds, fd)
-			err = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 2})
+			err = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 30})
 		}
 		if err == nil { // bounds connect
-			err = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &unix.Timeval{Sec: 2})
+			err = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &unix.Timeval{Sec: 30})
 		}
 		if err == nil {
 			err = unix.Connect(fd, sockaddr(addr))

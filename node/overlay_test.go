@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -133,6 +134,8 @@ func TestOverlayRows(t *testing.T) {
 func FuzzOverlayRows(f *testing.F) {
 	key := wg.Key{1}.String()
 	f.Add("a", key, "", "10.50.0.1", "fd50:ed9e::1", "192.0.2.1:9", "a,b", "192.168.0.0/16", int64(3))
+	f.Add("PostUp", key, "", "10.50.0.1", "fd50:ed9e::1", "192.0.2.1:9", "a,b", "192.168.0.0/16", int64(3))
+	hook := regexp.MustCompile(`(?m)^[^#\n]*PostUp`) // in a comment it is a POP's name
 	f.Add("a\nPostUp = reboot", key, "", "10.50.0.1", "fd50:ed9e::1", "192.0.2.1:9", "a,b", "192.168.0.0/16", int64(3))
 	f.Add("a", key, "", "10.50.0.1", "fd50:ed9e::1", "[fe80::1%x]:51820\n[Interface]\nPostUp = reboot\n[Peer]\nEndpoint = [fe80::2%y]:51820", "", "", int64(3))
 	f.Add("b", key, key, "fd50:ed9e::1", "10.50.0.1", "[fe80::1%x]:9", "", "::/0,10.50.1.0/24", int64(-1))
@@ -156,7 +159,7 @@ func FuzzOverlayRows(f *testing.F) {
 					seen[a] = true
 				}
 			}
-			if file, ok := layout.Export("self", roster, 1, 1420); ok && (strings.Count(file, "[Interface]") != 1 || strings.Contains(file, "PostUp")) {
+			if file, ok := layout.Export("self", roster, 1, 1420); ok && (strings.Count(file, "[Interface]") != 1 || hook.MatchString(file)) {
 				t.Fatalf("a file in which somebody wrote: %q", file)
 			}
 		}

@@ -238,14 +238,15 @@ func TestOldHeartbeats(t *testing.T) {
 		t.Fatalf("%d %s", code, text)
 	}
 	r := n.mesh().registry
-	old := beat{at: r.now().Add(-3 * time.Second), dirty: true}
+	now := r.now()
+	old := beat{at: now.Add(-3 * time.Second), dirty: true}
 	for what, c := range map[string]struct {
 		age  time.Duration // of what the row has
 		want string
 	}{"later": {time.Second, "eu"}, "of now": {0, "eu"}, "earlier": {5 * time.Second, r.m.node}, "in the future": {-time.Hour, r.m.node}} {
 		var pop any
 		err := n.store().Write(t.Context(), func(tx *sqlite.Tx) error {
-			if err := tx.Put(sqlite.Registrations, "a", map[string]any{"pop": "eu", "heartbeat_ms": r.now().Add(-c.age).UnixMilli()}); err != nil {
+			if err := tx.Put(sqlite.Registrations, "a", map[string]any{"pop": "eu", "heartbeat_ms": now.Add(-c.age).UnixMilli()}); err != nil {
 				return err
 			}
 			if err := r.put(tx, []string{"a"}, map[string]beat{"a": old}); err != nil {

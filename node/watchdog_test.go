@@ -12,7 +12,7 @@ import (
 // lock that nobody lets go of. Clients are served all the while; the watchdog
 // replaces the part, which then knows what was written meanwhile, and is heard.
 func TestStuckInApply(t *testing.T) {
-	quick := patience{every: 50 * time.Millisecond, looks: 20}
+	quick := patience{every: 50 * time.Millisecond, looks: 100}
 	a := startWith(t, quick)
 	b := startWith(t, quick, "EDGEPROXY_JOIN="+a.Addrs().Gossip)
 	backend := greeter(t, "hello")

@@ -225,7 +225,13 @@ func (r *relay) slot(t testing.TB, id string) route.SlotStats {
 // idle waits until every connection has ended.
 func (r *relay) idle(t testing.TB) {
 	t.Helper()
-	eventually(t, "all connections have ended", func() bool { return r.Active() == 0 })
+	eventually(t, "all connections have ended, and are counted", func() bool {
+		st, ended := r.Stats(), uint64(0)
+		for _, n := range st.Ended {
+			ended += n
+		}
+		return r.Active() == 0 && ended == st.Accepted
+	})
 }
 
 // line is a line of the log.

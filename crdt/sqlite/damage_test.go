@@ -76,6 +76,7 @@ func TestBitFlips(t *testing.T) {
 			kinds["nothing there"]++
 		}
 	}
+	flip(47, 7) // the number of the tables' format, for which SQLite has an error of its own
 	for range 6 {
 		flip(r.IntN(len(image)), byte(r.IntN(8)))
 	}

@@ -5,6 +5,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // Sentinels that callers branch on. Each comes wrapped in a sentence that
@@ -68,7 +69,10 @@ func (s *Store) explain(doing string, err error) error {
 	case codeCantOpen:
 		return fmt.Errorf("%s %s: %w: check that it is a file and that this user may read and write it and its directory", doing, s.path, err)
 	default:
-		return fmt.Errorf("%s %s: %w", doing, s.path, err)
+		if !strings.Contains(err.Error(), "unsupported file format") { // the number of a format of tables that does not exist
+			return fmt.Errorf("%s %s: %w", doing, s.path, err)
+		}
+		kind, remedy = ErrDamaged, "restore it from a backup, or move it away to begin with an empty one"
 	}
 	return fmt.Errorf("%s %s: %w (%w): %s", doing, s.path, kind, err, remedy)
 }

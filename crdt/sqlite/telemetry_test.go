@@ -173,7 +173,7 @@ func TestTelemetryBesideWriters(t *testing.T) {
 		}
 		failed <- nil
 	}()
-	deadline, known, n := time.Now().Add(time.Minute), 0, int64(0)
+	deadline, known, n := time.Now().Add(5*time.Minute), 0, int64(0)
 	for i := range rows {
 		next <- i
 		for known <= i {

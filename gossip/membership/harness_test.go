@@ -5,9 +5,11 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -69,12 +71,24 @@ func (l *lines) String() string {
 
 func (l *lines) count(text string) int { return strings.Count(l.String(), text) }
 
+var hosts atomic.Uint32
+
+// own is an address of loopback that no other test binds, so that nobody else
+// is given a port of it that was let go of; where loopback has only one, that.
+func own() netip.AddrPort {
+	if runtime.GOOS != "linux" {
+		return netip.MustParseAddrPort("127.0.0.1:0")
+	}
+	n := hosts.Add(1)
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 83, byte(n >> 8), byte(n)}), 0)
+}
+
 // start runs a ring and waits until it listens. Without an address it takes
 // a port of loopback.
 func start(t testing.TB, cfg membership.Config) *node {
 	t.Helper()
 	if !cfg.Bind.IsValid() && cfg.Transport == nil {
-		cfg.Bind = netip.MustParseAddrPort("127.0.0.1:0")
+		cfg.Bind = own()
 	}
 	l := &lines{}
 	r, err := membership.New(cfg, zerolog.New(l))

@@ -99,9 +99,7 @@ func TestHostilePackets(t *testing.T) {
 			send(stream(1, append([]byte{byte(i % 14)}, n...)))
 		}
 	}
-	if got := a.sees(); got != "a=alive b=alive" {
-		t.Errorf("a sees %s", got)
-	}
+	a.until(t, "a=alive b=alive") // it may be late to hear b, behind all that
 	if err := b.SetTags(map[string]string{"after": "all"}); err != nil {
 		t.Fatal(err)
 	}

@@ -22,7 +22,7 @@ func TestSerfAgent(t *testing.T) {
 	}
 	a := start(t, membership.Config{Node: "a", Keys: [][]byte{key(1)}, Timing: quick, Tags: map[string]string{"region": "sa"}})
 	free := func() string {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		l, err := net.Listen("tcp", own().String())
 		if err != nil {
 			t.Fatal(err)
 		}

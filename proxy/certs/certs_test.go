@@ -311,7 +311,8 @@ func TestChangeWithinATick(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := open(t, dir)
+	s := newStore(dir, zerolog.Nop(), info.ModTime) // no time passes
+	s.Reload()
 	serves(t, s, "a.example", a)
 	if err := os.WriteFile(path, slices.Concat(b.cert, b.key), 0o600); err != nil {
 		t.Fatal(err)
