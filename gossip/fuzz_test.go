@@ -34,7 +34,7 @@ func frameSamples() [][]byte {
 		appendFrame(nil, kindKeyring, nil),
 		appendFrame(nil, kindLoad, Load{
 			Life: 7, Age: time.Second, Whole: true, Counts: map[string]int64{"sa-1": 0, "sa-2": MaxLoadCount},
-			Rates:     []LoadRate{{"", "sa", 0.5}, {"app", "us", MaxLoadRate}},
+			Rates:     []LoadRate{{"", "sa", 0.5}, {"app", "us", MaxLoadRate}, {"app", "eu", 4.084}},
 			Verdicts:  map[string]LoadVerdict{"sa-1": {Up: true, For: time.Hour}, "sa-2": {Why: "connection refused", For: MaxLoadFor}},
 			Unchecked: []string{"sa-3"}, Suspects: []string{"sa-2"},
 		}.append),
