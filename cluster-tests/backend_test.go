@@ -113,17 +113,18 @@ func startBackends(t testing.TB, regions ...string) []row {
 
 func listen(t testing.TB) *net.TCPListener {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return ln.(*net.TCPListener)
+	return listenAt(t, "127.0.0.1")
 }
 
 // listenKept listens on an address whose port nobody else is given while the listener is closed.
 func listenKept(t testing.TB) *net.TCPListener {
 	t.Helper()
-	ln, err := net.Listen("tcp", ownHost()+":0")
+	return listenAt(t, ownHost())
+}
+
+func listenAt(t testing.TB, host string) *net.TCPListener {
+	t.Helper()
+	ln, err := net.Listen("tcp", host+":0")
 	if err != nil {
 		t.Fatal(err)
 	}

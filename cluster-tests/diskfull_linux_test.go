@@ -51,8 +51,7 @@ func TestFullDiskOfRegistrations(t *testing.T) {
 	var a *agent
 	eventually(t, soon, func() error { // a disk that is slow for a second sends it to the other
 		if a != nil {
-			_ = a.Process.Kill()
-			<-a.ended
+			a.kill()
 		}
 		a = startAgent(t, b, []*pop{d.bad, d.good})
 		onAll(t, soon, d.pops, "sa-2", "up")
@@ -100,12 +99,7 @@ func TestFullDiskOfRegistrations(t *testing.T) {
 		if err := beat(http.StatusOK, ""); err != nil {
 			return err
 		}
-		for _, p := range d.pops {
-			if state := p.states(t)["sa-3"]; state != "up" {
-				return fmt.Errorf("%s has sa-3 as %s", p.Node, state)
-			}
-		}
-		return nil
+		return allHave(t, d.pops, "sa-3", "up")
 	})
 
 	d.disk.slowSync(4 * time.Second) // no error, and no end

@@ -92,7 +92,7 @@ func TestBackendKilled(t *testing.T) {
 	}
 	took := time.Since(killed)
 	t.Logf("down on all POPs after %s", took)
-	if thorough() && took > 3*time.Second {
+	if took > 3*time.Second && (thorough() || !raceDetector) {
 		t.Errorf("down on all POPs after %s, want 3 s at most", took)
 	}
 	info, err := m.pops[2].info("a")

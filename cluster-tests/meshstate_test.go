@@ -107,7 +107,7 @@ const tables = "SELECT 'backend', * FROM backends ORDER BY id; SELECT 'options',
 
 // query is sql for those who must not end a test.
 func (p *pop) query(statements string) (string, error) {
-	out, err := cli("-cmd", ".timeout 60000", p.db, statements).CombinedOutput()
+	out, err := cli("-cmd", untilFree, p.db, statements).CombinedOutput()
 	if err != nil {
 		err = fmt.Errorf("sqlite3 %s: %w: %s", p.db, err, strings.TrimSpace(string(out)))
 	}

@@ -21,10 +21,13 @@ func cli(args ...string) *exec.Cmd {
 	return exec.Command(all[0], all[1:]...)
 }
 
+// untilFree has sqlite3 wait for others' transactions, as long as a busy disk may take.
+const untilFree = ".timeout 60000"
+
 // runSQL has sqlite3 do something to a database, as the documents tell people to.
 func runSQL(t testing.TB, db, statements string) string {
 	t.Helper()
-	out, err := cli("-cmd", ".timeout 60000", db, statements).CombinedOutput()
+	out, err := cli("-cmd", untilFree, db, statements).CombinedOutput()
 	if err != nil {
 		t.Fatalf("sqlite3 %s %q: %v\n%s", db, statements, err, out)
 	}
@@ -40,7 +43,7 @@ func (p *pop) sql(t testing.TB, statements string) string {
 // script feeds a file to sqlite3, as in "sqlite3 routing.db < file".
 func script(t testing.TB, db, text string) {
 	t.Helper()
-	cmd := cli("-bail", "-cmd", ".timeout 60000", db)
+	cmd := cli("-bail", "-cmd", untilFree, db)
 	cmd.Stdin = strings.NewReader(text)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("sqlite3 %s < script: %v\n%s", db, err, out)
@@ -66,7 +69,7 @@ type sqlSession struct {
 
 func openSQL(t testing.TB, db string) *sqlSession {
 	t.Helper()
-	s := &sqlSession{cmd: cli("-cmd", ".timeout 60000", db)}
+	s := &sqlSession{cmd: cli("-cmd", untilFree, db)}
 	s.cmd.Stderr = os.Stderr
 	var err error
 	if s.in, err = s.cmd.StdinPipe(); err != nil {
@@ -190,7 +193,7 @@ func TestStandInForSQLite(t *testing.T) {
 	}
 	for _, tool := range [][]string{sqlite3, self} {
 		db := filepath.Join(t.TempDir(), "a.db")
-		create := exec.Command(tool[0], append(tool[1:], "-bail", "-cmd", ".timeout 60000", db)...)
+		create := exec.Command(tool[0], append(tool[1:], "-bail", "-cmd", untilFree, db)...)
 		create.Stdin = strings.NewReader(repoFile(t, "sql/create_routing_db.sql") + repoFile(t, "sql/example_data.sql"))
 		if out, err := create.CombinedOutput(); err != nil || len(out) != 0 {
 			t.Errorf("%s: script: %q, %v", tool, out, err)

@@ -55,7 +55,11 @@ func (s *Store) explain(doing string, err error) error {
 		return nil
 	}
 	kind, remedy := error(nil), ""
-	switch resultCode(err) {
+	code := resultCode(err)
+	if code == codeError && strings.Contains(err.Error(), "unsupported file format") {
+		code = codeCorrupt // the number of a format of tables that does not exist
+	}
+	switch code {
 	case codeBusy, codeLocked:
 		kind, remedy = ErrLocked, "another process holds it; end its transaction (fuser "+s.path+" names it)"
 	case codeReadOnly:
@@ -69,10 +73,7 @@ func (s *Store) explain(doing string, err error) error {
 	case codeCantOpen:
 		return fmt.Errorf("%s %s: %w: check that it is a file and that this user may read and write it and its directory", doing, s.path, err)
 	default:
-		if !strings.Contains(err.Error(), "unsupported file format") { // the number of a format of tables that does not exist
-			return fmt.Errorf("%s %s: %w", doing, s.path, err)
-		}
-		kind, remedy = ErrDamaged, "restore it from a backup, or move it away to begin with an empty one"
+		return fmt.Errorf("%s %s: %w", doing, s.path, err)
 	}
 	return fmt.Errorf("%s %s: %w (%w): %s", doing, s.path, kind, err, remedy)
 }
